@@ -1,0 +1,9 @@
+"""Tokens on disk (memory-mapped shards) -> packed, masked batches, resumable to the token."""
+
+from __future__ import annotations
+
+from .batch import Batch, Shares
+from .loader import BatchStream
+from .shards import TokenShards, build_shards
+
+__all__ = ["Batch", "BatchStream", "Shares", "TokenShards", "build_shards"]

@@ -1,0 +1,276 @@
+"""Shards -> batches, as a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerFast
+
+from ..errors import InputError
+from .batch import Batch, Shares
+from .hashing import Purpose, row_keys
+from .masking import choose_positions, replace_tokens
+from .packing import Ints, PackedRows, Spans, cut_documents, ranges
+from .pairs import PairRows
+from .shards import TokenShards
+
+
+class BatchStream:
+    """An endless stream of masked batches over one split of the shards.
+
+    Rows are drawn without replacement, in a new order and with new masks each epoch; a step takes the next
+    `rows_per_step` rows and runs on into the next epoch where one ends. Rows and masks depend on the seed and
+    the row's number alone: not on where one starts, workers, `accumulation_steps` or `world_size`.
+
+    Args:
+        shards: tokens.
+        seq_len: tokens of a row, L.
+        rows_per_step: rows of an optimiser step over all processes and micro-batches.
+        cls_id, sep_id, pad_id, mask_id, vocab_size: of the tokenizer.
+        continuation: bool [vocab_size], pieces that go on with a word ("##...").
+        special: bool [vocab_size], tokens never masked and never put in as random tokens.
+        seed: decides order, masks and pairs.
+        accumulation_steps: micro-batches a step is cut into.
+        mlm_probability: share of the tokens to predict; 0: no masks.
+        whole_word: mask whole words.
+        nsp: rows are pairs for next-sentence prediction.
+        rank, world_size: this process and how many there are.
+        split: documents to train on, or those held out.
+
+    Raises:
+        InputError: the split is empty or the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        *,
+        seq_len: int,
+        rows_per_step: int,
+        cls_id: int,
+        sep_id: int,
+        pad_id: int,
+        mask_id: int,
+        vocab_size: int,
+        continuation: npt.NDArray[np.bool_],
+        special: npt.NDArray[np.bool_],
+        seed: int = 0,
+        accumulation_steps: int = 1,
+        mlm_probability: float = 0.15,
+        whole_word: bool = False,
+        nsp: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        split: Literal["train", "held_out"] = "train",
+    ) -> None:
+        extra = 3 if nsp else 2
+        if seq_len < extra + 2:
+            raise InputError(f"seq_len is {seq_len}; rows need at least {extra + 2} tokens")
+        if rows_per_step < accumulation_steps * world_size:
+            raise InputError(
+                f"{rows_per_step} rows a step cannot be cut into {accumulation_steps} micro-batches for each "
+                f"of {world_size} processes; raise batch_tokens or lower accumulation_steps"
+            )
+        if not 0.0 <= mlm_probability <= 1.0:
+            raise InputError(f"mlm_probability is {mlm_probability}; it must lie between 0 and 1")
+        documents = shards.train if split == "train" else shards.held_out
+        if not len(documents):
+            way_out = {
+                "train": "lower it or add text",
+                "held_out": "raise it, add documents, or give --validation",
+            }
+            raise InputError(
+                f"{shards.directory}: none of the {shards.n_documents} document(s) is in the {split} split "
+                f"at held_out_fraction {shards.held_out_fraction:g}; {way_out[split]}"
+            )
+        self.seq_len, self.rows_per_step, self.accumulation_steps = seq_len, rows_per_step, accumulation_steps
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+        self._shards, self._probability = shards, mlm_probability
+        self._cls, self._sep, self._pad, self._mask = cls_id, sep_id, pad_id, mask_id
+        self._vocab_size = vocab_size
+        self._special = special.copy()
+        self._special[[cls_id, sep_id, pad_id, mask_id]] = True
+        self._replacements = np.flatnonzero(~self._special)
+        self._continuation = continuation if whole_word else None
+        pieces = cut_documents(shards.offsets, documents, seq_len - extra)
+        self._layout: PairRows | PackedRows
+        if nsp:
+            self._layout = PairRows(pieces, self._read, continuation, seed)
+        else:
+            self._layout = PackedRows(pieces, seq_len)
+        self._orders: dict[int, Ints] = {}
+
+    @classmethod
+    def for_tokenizer(
+        cls, tokenizer: PreTrainedTokenizerFast, shards: TokenShards, **options: Any
+    ) -> BatchStream:
+        """Make a stream with ids, continuation pieces ("##...") and special tokens taken from `tokenizer`."""
+        pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        special = np.zeros(len(pieces), np.bool_)
+        special[tokenizer.all_special_ids] = True
+        return cls(
+            shards,
+            cls_id=tokenizer.cls_token_id,
+            sep_id=tokenizer.sep_token_id,
+            pad_id=tokenizer.pad_token_id,
+            mask_id=tokenizer.mask_token_id,
+            vocab_size=len(pieces),
+            continuation=np.array([piece.startswith("##") for piece in pieces]),
+            special=special,
+            **options,
+        )
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows that show every document once."""
+        return self._layout.n_rows
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which every row has been shown; the last of them may run on into the next epoch."""
+        return -(-self._layout.n_rows // self.rows_per_step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_orders": {}}
+
+    def _read(self, positions: Ints) -> npt.NDArray[np.int32]:
+        tokens = self._shards.read(positions)
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._vocab_size:
+            raise InputError(
+                f"{self._shards.directory}: token {tokens.max()} is outside the vocabulary of "
+                f"{self._vocab_size}; the shards are damaged or of another vocabulary: delete the folder and "
+                "run again to rebuild them"
+            )
+        return tokens
+
+    def _order(self, epoch: int) -> Ints:
+        """Order of the rows in one epoch; those of the last two epochs asked for are kept."""
+        if epoch not in self._orders:
+            rows = np.arange(self._layout.n_rows)
+            keys = row_keys(self.seed, Purpose.ORDER, np.array([epoch]), rows)
+            self._orders = dict(list(self._orders.items())[-1:]) | {epoch: np.argsort(keys, kind="stable")}
+        return self._orders[epoch]
+
+    def _fill(self, spans: Spans, n_rows: int) -> dict[str, npt.NDArray[Any]]:
+        """Write spans into input, segment, position and token type ids; [n_rows, L] each."""
+        shape = (n_rows, self.seq_len)
+        base = spans.row * self.seq_len
+        first = np.where(spans.origin + 1 == spans.column, spans.origin, spans.column)
+        cover = spans.column + spans.length + 1 - first
+        cells = ranges(base + first, cover)
+        segment_ids = np.zeros(shape, np.int32)
+        segment_ids.reshape(-1)[cells] = np.repeat(spans.segment, cover)
+        position_ids = np.zeros(shape, np.int64)
+        position_ids.reshape(-1)[cells] = ranges(first - spans.origin, cover)
+        token_type_ids = np.zeros(shape, np.int64)
+        token_type_ids.reshape(-1)[cells] = np.repeat(spans.token_type, cover)
+        input_ids = np.full(shape, self._pad, np.int64)
+        flat = input_ids.reshape(-1)
+        flat[base + spans.origin] = self._cls
+        flat[base + spans.column + spans.length] = self._sep
+        flat[ranges(base + spans.column, spans.length)] = self._read(ranges(spans.start, spans.length))
+        return {
+            "input_ids": input_ids,
+            "segment_ids": segment_ids,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+        }
+
+    def step(self, step: int) -> list[Batch]:
+        """This process's micro-batches of optimiser step `step`, counted from 0."""
+        n = self.rows_per_step
+        numbers = np.arange(step * n, (step + 1) * n)
+        epochs, places = np.divmod(numbers, self._layout.n_rows)
+        rows = np.concatenate(
+            [self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        )
+
+        # Every process fills the whole step: its share of the totals needs the other rows' counts.
+        spans = self._layout.spans(rows, epochs)
+        columns = self._fill(spans, n)
+        input_ids = columns["input_ids"]
+        positions = choose_positions(
+            input_ids, self._special, self._continuation, self._probability, self.seed, epochs, rows
+        )
+        labels = replace_tokens(input_ids, positions, self._mask, self._replacements, self.seed, epochs, rows)
+
+        bounds = np.arange(n + 1) * self.seq_len
+        masked = np.diff(np.searchsorted(positions, bounds))
+        segment_cells = spans.row * self.seq_len + spans.origin
+        second = spans.origin + 1 != spans.column  # a pair's second half shares its segment's [CLS]
+        sizes = np.bincount(segment_cells, spans.length + 2 - second, minlength=n * self.seq_len).reshape(
+            n, -1
+        )
+        tokens, pairs = sizes.sum(axis=1), (sizes**2).sum(axis=1)
+        counts = (masked, tokens, pairs, np.ones(n))
+        totals = [(count, max(1.0, float(count.sum()))) for count in counts]
+
+        batches = []
+        mine = np.array_split(np.arange(n), self.world_size)[self.rank]
+        for part in np.array_split(mine, self.accumulation_steps):
+            here = slice(int(part[0]), int(part[-1]) + 1)
+            chosen = slice(*np.searchsorted(positions, bounds[[here.start, here.stop]]))
+            batches.append(
+                Batch(
+                    **{name: torch.tensor(column[here]) for name, column in columns.items()},
+                    masked_positions=torch.tensor(positions[chosen] - bounds[here.start]),
+                    masked_labels=torch.tensor(labels[chosen]),
+                    next_sentence_labels=None if spans.labels is None else torch.tensor(spans.labels[here]),
+                    shares=Shares(*(float(v[here].sum()) * self.world_size / total for v, total in totals)),
+                    tokens=int(tokens[here].sum()),
+                    step=step,
+                    rows=tuple(numbers[here].tolist()),
+                    full_rows=bool((columns["segment_ids"][here] == 1).all()),
+                )
+            )
+        return batches
+
+    def iterate(
+        self, start: int, stop: int, *, workers: int = 0, pin_memory: bool = False
+    ) -> Iterator[list[Batch]]:
+        """Yield `step(start)` to `step(stop - 1)`, in order, prepared ahead by `workers` processes."""
+        # The loader draws a seed for its workers: from a generator of its own, for a resumed run starts it
+        # more often than one without a break and must see the same random numbers.
+        loader = DataLoader(
+            _Steps(self),
+            generator=torch.Generator(),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            collate_fn=_as_is,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_signals_to_parent,
+        )
+        for batches in loader:
+            if isinstance(batches, InputError):
+                raise batches
+            yield batches
+
+
+class _Steps(Dataset["list[Batch] | InputError"]):
+    def __init__(self, stream: BatchStream) -> None:
+        self._stream = stream
+
+    def __getitem__(self, step: int) -> list[Batch] | InputError:
+        try:
+            return self._stream.step(step)
+        except (
+            InputError
+        ) as error:  # raised in a worker, it would carry the worker's traceback in its message
+            return error
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Let a signal to the process group end no worker while the training process finishes its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

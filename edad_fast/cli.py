@@ -1,0 +1,32 @@
+"""What all entry points share: log lines, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from .errors import InputError
+from .training import Interrupted
+
+
+def main_guard(body: Callable[[], None]) -> int:
+    """Run `body`; print an error that the user can mend without a traceback.
+
+    Returns:
+        0; 2 for bad input; 128 + signal number after SIGINT or SIGTERM.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("edad_fast").setLevel(logging.INFO)
+    try:
+        body()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,294 @@
+"""Every option of a training run: typed, documented, in one place.
+
+A run is configured by a YAML file (`--config run.yaml`), by flags of the same names, or both (flags win).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+
+from .errors import InputError
+
+Method = Literal["edad", "general_distillation", "adapt_then_distill"]
+Architecture = Literal["bert", "exbert"]
+ScheduleKind = Literal["linear", "linear_reverse", "cosine", "cosine_reverse", "constant"]
+AlphaScope = Literal["student", "teacher_student", "per_model"]
+
+
+def _option(default: Any, help_text: str, group: str) -> Any:
+    metadata = {"help": help_text, "group": group}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Options of `python -m edad_fast.train`. Losses and schedules: Section 3 of the EDAD paper."""
+
+    # Options that may change on resume: they decide where and how to run, not the weights.
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        ("output_dir", "resume", "overwrite", "dry_run", "tensorboard", "keep_checkpoints", "log_every")
+        + ("checkpoint_every", "loader_workers", "device", "evaluation_tokens")
+    )
+
+    # What to train
+    method: Method = _option("edad", "system to run, as stages over one trainer", "method")
+    teacher: str = _option("", "general BERT: a directory or a Hugging Face hub id", "models")
+    teacher_arch: Architecture = _option("bert", "exbert adds an extension module and a gate to each layer", "models")
+    teacher_extension: list[int] = _option([252, 1024], "exBERT teacher: hidden and intermediate width", "models")
+    student: str = _option("tinybert4", "tinybert4, minilm6, a BERT config.json, or a BERT directory", "models")
+    student_arch: Architecture = _option("bert", "bert loads everywhere; exbert is the paper's 22M student", "models")
+    student_extension: list[int] = _option([120, 512], "exBERT student: hidden and intermediate width", "models")
+    gate_bias: float = _option(0.0, "exBERT gate bias at the start; 0 = paper, 4 keeps most of the old path", "models")
+    embedding_init: Literal["mean", "random"] = _option(
+        "mean", "rows of new pieces: mean of the old pieces they split into, or random", "models"
+    )
+
+    # Text and vocabulary
+    corpus: list[str] = _option([], "domain text: files or globs (.txt .jsonl .csv .parquet, .gz .xz .zst)", "text")
+    validation: list[str] = _option([], "held-out text; without it a share of the corpus is held out", "text")
+    held_out_fraction: float = _option(0.005, "share of the documents held out when there is no --validation", "text")
+    text_field: str = _option("text", "field of .jsonl, column of .csv and .parquet", "text")
+    encoding_errors: Literal["strict", "replace"] = _option("strict", "what to do with bytes that are not UTF-8", "text")
+    max_line_mib: int = _option(64, "longest line accepted, MiB", "text")
+    vocab_size: str | None = _option(None, "size of the merged vocabulary; default: the teacher's own", "text")
+    vocab: str | None = _option(None, "ready merged vocabulary (one piece a line, the teacher's first)", "text")
+    criterion: Literal["frequency"] = _option("frequency", "how merges are chosen when learning WordPieces", "text")
+    min_frequency: int = _option(2, "least count of a learned piece", "text")
+
+    # Batches
+    seq_len: int = _option(128, "tokens a sequence, with [CLS] and [SEP]", "batches")
+    batch_tokens: int | None = _option(
+        None, "tokens an optimiser step; default: between 16 and 256 sequences, to give 250 steps or more", "batches"
+    )
+    accumulation_steps: int = _option(1, "micro-batches an optimiser step is cut into", "batches")
+    mlm_probability: float = _option(0.15, "share of the tokens to predict", "batches")
+    whole_word_masking: bool = _option(False, "mask whole words", "batches")
+    nsp: bool = _option(False, "sentence pairs and the NSP loss instead of packed documents", "batches")
+    loader_workers: int = _option(1, "processes that prepare batches; 0: in the training process", "batches")
+
+    # Losses
+    schedule: ScheduleKind = _option("linear", "how alpha runs from domain adaptation to distillation", "losses")
+    alpha: float = _option(0.5, "alpha of --schedule constant", "losses")
+    alpha_start: float | None = _option(None, "alpha at the start of a schedule; default 1, reverse kinds 0", "losses")
+    alpha_end: float | None = _option(None, "alpha at the end of a schedule; default 0, reverse kinds 1", "losses")
+    alpha_scope: AlphaScope = _option(
+        "student",
+        "what alpha weighs: student (teacher: L_DA; student: alpha L_DA + (1-alpha) L_DT), teacher_student "
+        "(teacher: alpha L_DA too), per_model (teacher: alpha L_DA; student: (1-alpha) L_DT)",
+        "losses",
+    )
+    layer_map: str = _option("uniform", "uniform, last, or teacher layers such as 3,6,9,12", "losses")
+    head_match: str = _option("auto", "unequal head counts: auto, equal, mean, regroup, or a list such as 0,2,4", "losses")
+    attention_mode: Literal["tinybert", "valid_pairs"] = _option(
+        "tinybert", "mean over all pairs as TinyBERT takes it, or over valid pairs only", "losses"
+    )
+    attention_weight: float = _option(1.0, "weight of the attention-score MSE", "losses")
+    hidden_weight: float = _option(1.0, "weight of the hidden-state MSE", "losses")
+    mlm_weight: float = _option(1.0, "weight of the MLM loss", "losses")
+    nsp_weight: float = _option(1.0, "weight of the NSP loss", "losses")
+    loss_backend: Literal["auto", "reference", "chunked"] = _option("auto", "implementation of the losses", "losses")
+
+    # Optimisation
+    max_tokens: int | None = _option(None, "tokens to train on, in each stage", "optimisation")
+    max_steps: int | None = _option(None, "optimiser steps, in each stage", "optimisation")
+    epochs: float | None = _option(None, "passes over the corpus, in each stage (default 1)", "optimisation")
+    learning_rate: float = _option(1e-4, "peak learning rate of the teacher", "optimisation")
+    student_learning_rate: float = _option(5e-4, "peak learning rate of the student", "optimisation")
+    warmup_fraction: float = _option(0.1, "share of the steps with rising learning rate", "optimisation")
+    weight_decay: float = _option(0.01, "AdamW weight decay, not on biases and LayerNorm", "optimisation")
+    max_grad_norm: float = _option(1.0, "gradient clipping, per model", "optimisation")
+    dropout: float = _option(0.0, "dropout of both models during training", "optimisation")
+    precision: Literal["auto", "bf16", "fp32"] = _option(
+        "auto", "bf16 autocast over fp32 weights, or fp32; auto: bf16 where the device computes it", "optimisation"
+    )
+    device: Literal["auto", "cpu", "cuda"] = _option("auto", "where to train", "optimisation")
+    seed: int = _option(0, "decides initial weights, order and masks", "optimisation")
+
+    # The run
+    output_dir: str = _option("runs/edad", "folder of this run", "run")
+    resume: bool = _option(False, "go on from the newest whole checkpoint of output_dir", "run")
+    overwrite: bool = _option(False, "remove the run that is in output_dir", "run")
+    dry_run: bool = _option(False, "print configuration, parameters, memory and FLOPs, then stop", "run")
+    checkpoint_every: int | None = _option(None, "optimiser steps between checkpoints; default: a tenth of a stage", "run")
+    keep_checkpoints: int = _option(2, "newest checkpoints kept", "run")
+    log_every: int = _option(10, "optimiser steps between lines of metrics.jsonl", "run")
+    evaluation_tokens: int = _option(65536, "held-out tokens for the MLM loss before and after", "run")
+    tensorboard: bool = _option(False, "also write TensorBoard events (extra: tensorboard)", "run")
+
+    def fingerprint(self) -> str:
+        """Hash of all options but those in `FREE`."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key not in self.FREE}
+        return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML, in the order of the fields."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+
+
+def suggestion(key: str, known: Sequence[str]) -> str:
+    """Return `; did you mean X?` for the known name nearest to `key`, or an empty string."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _hints() -> dict[str, Any]:
+    types_of = typing.get_type_hints(TrainConfig)
+    return {option.name: types_of[option.name] for option in dataclasses.fields(TrainConfig)}
+
+
+def _convert(name: str, value: Any, hint: Any, where: str) -> Any:
+    """Check `value` (from YAML or a flag) against the type `hint` of option `name`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(name, value, next(a for a in arguments if a is not type(None)), where)
+    if origin is Literal:
+        if value not in arguments:
+            near = suggestion(str(value), [str(a) for a in arguments])
+            raise InputError(f"{where}: {name} is {value!r}, not one of {', '.join(map(str, arguments))}{near}")
+        return value
+    if origin is list:
+        items = value if isinstance(value, list) else [value]
+        return [_convert(name, item, arguments[0], where) for item in items]
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+    elif hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    elif hint in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(str(value).replace("_", ""))
+            if hint is float:
+                return number
+            if number == int(number):
+                return int(number)
+        except (ValueError, OverflowError):
+            pass
+    raise InputError(f"{where}: {name} is {value!r}, which is not of type {getattr(hint, '__name__', hint)}")
+
+
+def load_config_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of options.
+
+    Raises:
+        InputError: the file is absent, is no mapping, or has an unknown key (the near one is suggested).
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected lines of 'option: value'")
+    hints = _hints()
+    for key in values:
+        if key not in hints:
+            raise InputError(f"{path}: unknown option {key!r}{suggestion(str(key), list(hints))}")
+    return {key: _convert(key, value, hints[key], str(path)) for key, value in values.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        """Raise instead of exiting, with the nearest flag for an unknown one."""
+        if message.startswith("unrecognized arguments: "):
+            flag = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            message = f"unknown option {flag!r}{suggestion(flag, list(self._option_string_actions))}"
+        raise InputError(f"{message} (--help lists the options)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of `python -m edad_fast.train`: one for each option, grouped."""
+    parser = _Parser(
+        prog="python -m edad_fast.train",
+        description="Adapt a BERT teacher to a domain and distil it into a small student, in one pass. "
+        "Without arguments: the demo, on generated text.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it")
+    hints = _hints()
+    groups: dict[str, Any] = {}
+    for option in dataclasses.fields(TrainConfig):
+        title = option.metadata["group"]
+        group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else None)
+        default = option.default if option.default is not dataclasses.MISSING else option.default_factory()  # type: ignore[misc]
+        shown = "" if default in (None, "", []) else f" (default: {default})"
+        arguments: dict[str, Any] = {"default": argparse.SUPPRESS, "help": option.metadata["help"].replace("%", "%%") + shown}
+        hint = hints[option.name]
+        if hint is bool:
+            arguments.update(nargs="?", const=True, metavar="true|false")
+        elif typing.get_origin(hint) is list:
+            arguments.update(nargs="+", metavar="X")
+        elif typing.get_origin(hint) is Literal:
+            arguments.update(metavar="|".join(map(str, typing.get_args(hint))))
+        else:
+            arguments.update(metavar="N" if "int" in str(hint) or "float" in str(hint) else "X")
+        group.add_argument(f"--{option.name}", **arguments)
+    return parser
+
+
+def parse_config(arguments: Sequence[str]) -> TrainConfig:
+    """Build the configuration from command-line arguments (and the file they name).
+
+    Raises:
+        InputError: unknown option (the near one is suggested), wrong type, or values that cannot go together.
+    """
+    flags = vars(build_parser().parse_args(list(arguments)))
+    file = flags.pop("config")
+    hints = _hints()
+    values = load_config_file(file) if file else {}
+    values |= {key: _convert(f"--{key}", value, hints[key], "command line") for key, value in flags.items()}
+    config = TrainConfig(**values)
+    validate(config)
+    return config
+
+
+def validate(config: TrainConfig) -> None:
+    """Check that the options can go together.
+
+    Raises:
+        InputError: naming the options and the way out.
+    """
+    given = [name for name in ("max_tokens", "max_steps", "epochs") if getattr(config, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"give one of --max_tokens, --max_steps, --epochs; got {', '.join('--' + g for g in given)}")
+    for name in given:
+        if getattr(config, name) <= 0:
+            raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
+    if config.vocab_size is not None and config.vocab is not None:
+        raise InputError("give --vocab_size (learn the pieces) or --vocab (a ready file), not both")
+    if config.vocab_size is not None and not config.vocab_size.isdigit():
+        raise InputError(f"--vocab_size is {config.vocab_size!r}; give the number of pieces, such as 40000")
+    if config.resume and config.overwrite:
+        raise InputError("--resume goes on with the run in output_dir, --overwrite removes it; give one of them")
+    for name in ("alpha", "alpha_start", "alpha_end", "mlm_probability", "held_out_fraction", "dropout", "warmup_fraction"):
+        if getattr(config, name) is not None and not 0.0 <= getattr(config, name) <= 1.0:
+            raise InputError(f"--{name} is {getattr(config, name)}; it must lie between 0 and 1")
+    for name in ("seq_len", "accumulation_steps", "keep_checkpoints", "log_every"):
+        if getattr(config, name) < (8 if name == "seq_len" else 1):
+            raise InputError(f"--{name} is {getattr(config, name)}, which is too small")
+    if config.batch_tokens is not None and config.batch_tokens < config.seq_len * config.accumulation_steps:
+        raise InputError(
+            f"--batch_tokens {config.batch_tokens} is less than {config.accumulation_steps} sequence(s) of "
+            f"--seq_len {config.seq_len}; give at least {config.seq_len * config.accumulation_steps}"
+        )
+    for name in ("teacher_extension", "student_extension"):
+        if len(getattr(config, name)) != 2:
+            raise InputError(f"--{name} takes two widths, hidden and intermediate, such as 252 1024")

@@ -1,0 +1,52 @@
+"""Domain-adaptation losses: masked language model and next sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from edad_fast.kernels import masked_lm_loss, next_sentence_loss
+
+__all__ = ["MaskedLMHead", "masked_lm_loss", "next_sentence_loss"]
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's prediction head and its cross-entropy on the masked positions only. Holds no parameters.
+
+    For a Hugging Face `BertForMaskedLM`::
+
+        head, decoder = model.cls.predictions, model.cls.predictions.decoder
+        loss = MaskedLMHead()(hidden, head.transform, decoder.weight, decoder.bias, positions, labels)
+
+    Args:
+        backend: "auto", "reference" or "chunked".
+    """
+
+    def __init__(self, backend: str = "auto") -> None:
+        super().__init__()
+        self.backend = backend
+
+    def forward(
+        self,
+        hidden: Tensor,
+        transform: Callable[[Tensor], Tensor],
+        decoder_weight: Tensor,
+        decoder_bias: Tensor | None,
+        positions: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """Scalar mean loss, fp32 (fp64 for fp64 inputs); 0, connected to the graph, with nothing masked.
+
+        Args:
+            hidden: [B, L, d] or [N, d], the encoder's last hidden states.
+            transform: [M, d] -> [M, d'].
+            decoder_weight: [V, d']; decoder_bias: [V] or None.
+            positions: int64 [M], flat into the B*L positions; labels: int64 [M].
+
+        Raises:
+            ValueError: shapes, dtypes or options that do not fit.
+        """
+        return masked_lm_loss(
+            hidden, positions, labels, transform, decoder_weight, decoder_bias, backend=self.backend
+        )

@@ -1,0 +1,91 @@
+"""Domain adaptation of one model: L_DA = L_MLM + L_NSP (EDAD, Section 3.2; BERT's own objectives)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..batches import Batch
+from ..losses import MaskedLMHead, next_sentence_loss
+from ..models import EncoderOutput, encode
+from ..training import LossTerms, ParameterGroup
+
+
+def encode_batch(
+    model: PreTrainedModel, batch: Batch, *, hidden_states: bool = False, score_layers: Collection[int] = ()
+) -> EncoderOutput:
+    """One forward pass of the encoder over `batch`; attention stays within the segments of a row."""
+    return encode(
+        model,
+        batch.input_ids,
+        position_ids=batch.position_ids,
+        token_type_ids=batch.token_type_ids,
+        attention_mask=batch.attention_mask(),
+        hidden_states=hidden_states,
+        score_layers=score_layers,
+    )
+
+
+@dataclass(frozen=True)
+class AdaptationLoss:
+    """L_DA of a model from the output of its encoder.
+
+    Args:
+        mlm_weight, nsp_weight: weights of the two terms; NSP counts only in batches of sentence pairs.
+        backend: implementation of the MLM head.
+    """
+
+    mlm_weight: float = 1.0
+    nsp_weight: float = 1.0
+    backend: str = "auto"
+
+    def __call__(self, model: PreTrainedModel, output: EncoderOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum and the unweighted terms, both as this micro-batch's share of the step."""
+        predictions = model.cls.predictions
+        mlm = batch.shares.masked * MaskedLMHead(self.backend)(
+            output.last_hidden,
+            predictions.transform,
+            predictions.decoder.weight,
+            predictions.decoder.bias,
+            batch.masked_positions,
+            batch.masked_labels,
+        )
+        total, terms = self.mlm_weight * mlm, {"mlm": mlm.detach()}
+        if batch.next_sentence_labels is not None:
+            logits = model.cls.seq_relationship(model.bert.pooler(output.last_hidden))
+            nsp = batch.shares.rows * next_sentence_loss(logits, batch.next_sentence_labels)
+            total, terms = total + self.nsp_weight * nsp, {**terms, "nsp": nsp.detach()}
+        return total, terms
+
+
+def trainable(model: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
+    """Parameters of `model` that are trained, under `prefix.`."""
+    return {f"{prefix}.{name}": p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class Adaptation(nn.Module):
+    """Objective: L_DA of one model. Alpha plays no part.
+
+    Args:
+        model: a pretraining model, plain or exBERT.
+        name: of its parameter group and terms, such as "teacher".
+        learning_rate: peak of the schedule.
+        loss: see `AdaptationLoss`.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str, learning_rate: float, loss: AdaptationLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.name, self.learning_rate, self.loss = name, learning_rate, loss
+
+    def forward(self, batch: Batch, alpha: float) -> LossTerms:
+        """The loss of `batch`."""
+        total, terms = self.loss(self.model, encode_batch(self.model, batch), batch)
+        return LossTerms(total, {f"{self.name}_{term}": value for term, value in terms.items()})
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """One group, the model."""
+        return [ParameterGroup(self.name, trainable(self.model, "model"), self.learning_rate)]

@@ -1,0 +1,222 @@
+"""From a configuration to what training needs: vocabulary, token shards, teacher, student, batches."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ..batches import BatchStream, TokenShards, build_shards
+from ..config import TrainConfig
+from ..corpus import expand_globs
+from ..errors import InputError
+from ..files import atomic_dir
+from ..losses import layer_map
+from ..models import (
+    add_extension,
+    build_pretraining_model,
+    exbert_config,
+    expand_embeddings,
+    has_weights,
+    load_pretraining_model,
+    prepare_for_training,
+    set_dropout,
+    student_config,
+)
+from ..vocabulary import (
+    build_tokenizer,
+    build_vocabulary,
+    decompose,
+    load_tokenizer,
+    save_tokenizer,
+    vocabulary_of,
+)
+from .stages import LoadedStream
+
+logger = logging.getLogger(__name__)
+
+_LEAST_STEPS = 250  # fewer and larger steps would spend a small budget before the student has learned
+_ROWS = (16, 256)  # sequences a step, at least and at most, where --batch_tokens is not given
+
+
+@dataclass(frozen=True)
+class Data:
+    """Text of a run as tokens.
+
+    Attributes:
+        tokenizer: with the merged vocabulary.
+        general: the general vocabulary; its ids come first.
+        shards: the corpus. held_out: shards and split for the held-out MLM loss, None without held-out text.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    general: list[str]
+    shards: TokenShards
+    held_out: tuple[TokenShards, str] | None
+
+    @property
+    def added(self) -> list[str]:
+        """The new pieces, in id order."""
+        return vocabulary_of(self.tokenizer)[len(self.general) :]
+
+
+def merged_tokenizer(config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path) -> PreTrainedTokenizerFast:
+    """The run's tokenizer: the one in `folder` if a run left it there, else learned or read, and saved there."""
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    merged = build_vocabulary(
+        base,
+        expand_globs(config.corpus),
+        size=int(config.vocab_size) if config.vocab_size else None,
+        vocab_file=Path(config.vocab) if config.vocab else None,
+        text_field=config.text_field,
+        encoding_errors=config.encoding_errors,
+        max_line_mib=config.max_line_mib,
+        criterion=config.criterion,
+        min_frequency=config.min_frequency,
+        progress=True,
+    )
+    tokenizer = build_tokenizer(base, merged.pieces)
+    with atomic_dir(folder) as temporary:
+        save_tokenizer(tokenizer, temporary)
+    logger.info(
+        "vocabulary: %s pieces, %s of them new (%s)",
+        f"{len(merged.pieces):,}",
+        f"{len(merged.pieces) - merged.general_size:,}",
+        folder,
+    )
+    return tokenizer
+
+
+def load_data(config: TrainConfig, output_dir: Path) -> Data:
+    """Build or reuse vocabulary/ and shards/ in `output_dir`."""
+    sources = expand_globs(config.corpus)
+    base = load_tokenizer(config.teacher)
+    tokenizer = merged_tokenizer(config, base, output_dir / "vocabulary")
+    options = {
+        "text_field": config.text_field,
+        "encoding_errors": config.encoding_errors,
+        "max_line_mib": config.max_line_mib,
+    }
+    fraction = 0.0 if config.validation else config.held_out_fraction
+    shards = build_shards(tokenizer, sources, output_dir / "shards" / "corpus", held_out_fraction=fraction, **options)
+    held_out: tuple[TokenShards, str] | None = None
+    if config.validation:
+        folder = output_dir / "shards" / "validation"
+        held_out = (build_shards(tokenizer, expand_globs(config.validation), folder, **options), "train")
+    elif len(shards.held_out):
+        held_out = (shards, "held_out")
+    else:
+        logger.warning("no document is held out: the report will have no MLM loss (give --validation FILE)")
+    logger.info("corpus: %s tokens in %s documents", f"{shards.n_tokens:,}", f"{shards.n_documents:,}")
+    return Data(tokenizer, vocabulary_of(base), shards, held_out)
+
+
+def build_teacher(config: TrainConfig, data: Data) -> PreTrainedModel:
+    """The general model with expanded embeddings, and with an extension for exBERT."""
+    torch.manual_seed(config.seed)
+    teacher = load_pretraining_model(config.teacher)
+    _check_positions(config, teacher, f"--teacher {config.teacher}")
+    _expand(config, teacher, data)
+    if config.teacher_arch == "exbert":
+        hidden, intermediate = config.teacher_extension
+        teacher = add_extension(teacher, (hidden, intermediate), config.gate_bias)
+    return _ready(config, teacher)
+
+
+def build_student(config: TrainConfig, data: Data, teacher: PreTrainedModel) -> PreTrainedModel:
+    """A student for the merged vocabulary, fresh or from a directory.
+
+    Raises:
+        InputError: deeper than the teacher, too few positions, or weights over another vocabulary.
+    """
+    torch.manual_seed(config.seed + 1)
+    shape = student_config(config.student, vocab_size=len(data.tokenizer), max_positions=config.seq_len)
+    layer_map(config.layer_map, shape.num_hidden_layers, teacher.config.num_hidden_layers)
+    hidden, intermediate = config.student_extension
+    if has_weights(config.student):
+        if vocabulary_of(load_tokenizer(config.student)) != data.general:
+            raise InputError(
+                f"--student {config.student}: its vocabulary is not the teacher's; use a student over the same pieces, "
+                "or its config.json alone to start from fresh weights"
+            )
+        student = load_pretraining_model(config.student)
+        _expand(config, student, data)
+        if config.student_arch == "exbert":
+            student = add_extension(student, (hidden, intermediate), config.gate_bias)
+    else:
+        if config.student_arch == "exbert":
+            shape = exbert_config(shape, (hidden, intermediate), config.gate_bias)
+        student = build_pretraining_model(shape)
+    _check_positions(config, student, f"--student {config.student}")
+    return _ready(config, student)
+
+
+def _expand(config: TrainConfig, model: PreTrainedModel, data: Data) -> None:
+    if model.config.vocab_size != len(data.general):
+        raise InputError(
+            f"{model.config._name_or_path}: {model.config.vocab_size} embedding rows but {len(data.general)} pieces in "
+            "its tokenizer; the two must agree"
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+    expand_embeddings(model, decompose(data.added, data.general), init=config.embedding_init, generator=generator)
+
+
+def _ready(config: TrainConfig, model: PreTrainedModel) -> PreTrainedModel:
+    set_dropout(model, config.dropout)
+    return prepare_for_training(model)
+
+
+def _check_positions(config: TrainConfig, model: PreTrainedModel, name: str) -> None:
+    positions = model.config.max_position_embeddings
+    if config.seq_len > positions:
+        raise InputError(f"--seq_len {config.seq_len} is above the {positions} positions of {name}; give at most {positions}")
+
+
+def rows_per_step(config: TrainConfig, shards: TokenShards) -> int:
+    """Sequences an optimiser step: --batch_tokens, or a power of two that gives at least about 250 steps."""
+    if config.batch_tokens is not None:
+        return config.batch_tokens // config.seq_len
+    if config.max_steps is not None:
+        return _ROWS[1]
+    tokens = config.max_tokens or (config.epochs or 1.0) * shards.n_tokens
+    rows = tokens / _LEAST_STEPS / config.seq_len
+    return int(min(max(2 ** round(torch.tensor(max(rows, 1.0)).log2().item()), _ROWS[0]), _ROWS[1]))
+
+
+def stage_steps(config: TrainConfig, rows: int, steps_per_epoch: int) -> int:
+    """Optimiser steps of a stage: --max_steps, --max_tokens or --epochs (one epoch by default)."""
+    if config.max_steps is not None:
+        return config.max_steps
+    if config.max_tokens is not None:
+        return max(1, config.max_tokens // (rows * config.seq_len))
+    return max(1, round((config.epochs or 1.0) * steps_per_epoch))
+
+
+def train_stream(config: TrainConfig, data: Data, rows: int, mlm_probability: float, pin_memory: bool) -> LoadedStream:
+    """Batches of the corpus; `mlm_probability` 0 leaves the text as it is."""
+    stream = BatchStream.for_tokenizer(
+        data.tokenizer,
+        data.shards,
+        seq_len=config.seq_len,
+        rows_per_step=rows,
+        accumulation_steps=config.accumulation_steps,
+        mlm_probability=mlm_probability,
+        whole_word=config.whole_word_masking,
+        nsp=config.nsp,
+        seed=config.seed,
+    )
+    return LoadedStream(stream, config.loader_workers, pin_memory)
+
+
+def held_out_stream(config: TrainConfig, data: Data) -> BatchStream | None:
+    """Held-out text with masks that do not depend on the run's seed; None without held-out text."""
+    if data.held_out is None:
+        return None
+    shards, split = data.held_out
+    return BatchStream.for_tokenizer(
+        data.tokenizer, shards, seq_len=config.seq_len, rows_per_step=32, mlm_probability=0.15, seed=0, split=split
+    )

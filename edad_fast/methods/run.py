@@ -1,0 +1,197 @@
+"""One run from configuration to saved student: prepare, train, measure, save."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+import yaml
+from transformers import PreTrainedModel
+
+from ..config import TrainConfig
+from ..corpus import corpus_fingerprint, expand_globs
+from ..errors import InputError
+from ..files import atomic_dir, atomic_write
+from ..models import count_parameters, save_model
+from ..report import model_card, write_report
+from ..tasks.device import device_name, resolve_device, resolve_precision
+from ..tasks.masked_lm import masked_lm_loss_on
+from ..training import Ledger, Trainer, TrainerSettings
+from ..vocabulary import save_tokenizer
+from .prepare import (
+    Data,
+    build_student,
+    build_teacher,
+    held_out_stream,
+    load_data,
+    rows_per_step,
+    stage_steps,
+    train_stream,
+)
+from .stages import Ingredients, build_stages
+
+logger = logging.getLogger(__name__)
+
+
+def open_output_dir(config: TrainConfig) -> Path:
+    """Take the run's folder, and write the resolved config.yaml into it.
+
+    Raises:
+        InputError: another run is in it and neither --resume nor --overwrite is given; or --resume with options
+            that change the result (they are named).
+    """
+    folder = Path(config.output_dir)
+    file = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder as --output_dir")
+    if file.is_file() and config.overwrite:
+        shutil.rmtree(folder)
+    elif file.is_file() and not config.resume:
+        raise InputError(f"{folder}: holds another run; add --resume to go on with it, --overwrite to remove it")
+    elif file.is_file():
+        _check_same_run(config, file)
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty and holds no run of this program; give another --output_dir")
+    elif config.resume:
+        logger.warning("%s: no run to resume; starting one", folder)
+    with atomic_write(file) as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    return folder
+
+
+def _check_same_run(config: TrainConfig, file: Path) -> None:
+    try:
+        earlier = TrainConfig(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError) as error:
+        raise InputError(f"{file}: not a configuration of this program ({error}); use --overwrite") from error
+    if earlier.fingerprint() == config.fingerprint():
+        return
+    changed = [
+        f"--{name} was {getattr(earlier, name)!r}, is {value!r}"
+        for name, value in vars(config).items()
+        if value != getattr(earlier, name) and name not in TrainConfig.FREE
+    ]
+    raise InputError(f"{file}: the run was started with other options: {'; '.join(changed)}. Resume with the same ones.")
+
+
+def require_inputs(config: TrainConfig) -> None:
+    """Check that a teacher and a corpus are named.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    for name in ("teacher", "corpus"):
+        if not getattr(config, name):
+            raise InputError(f"--{name} is missing (without any argument the program runs the demo)")
+
+
+def run(config: TrainConfig) -> dict[str, Any]:
+    """Train as `config` says; return what report.json holds.
+
+    Raises:
+        InputError: bad input or options. NonFiniteLoss, Interrupted: see `edad_fast.training.Trainer.run`.
+    """
+    require_inputs(config)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    begin = time.perf_counter()
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    output_dir = open_output_dir(config)
+    data = load_data(config, output_dir)
+    teacher = build_teacher(config, data)
+    student = build_student(config, data, teacher)
+    rows = rows_per_step(config, data.shards)
+    pinned = device.type == "cuda"
+    steps = stage_steps(config, rows, train_stream(config, data, rows, 0.0, pinned).stream.steps_per_epoch)
+    preparation = time.perf_counter() - begin
+
+    measure = _held_out_loss(config, data, {"teacher": teacher, "student": student}, device, precision)
+    before = measure()
+    parts = Ingredients(
+        config, teacher, student, lambda probability: train_stream(config, data, rows, probability, pinned), steps
+    )
+    settings = TrainerSettings(
+        warmup_fraction=config.warmup_fraction,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        precision=precision,
+        device=device,
+        checkpoint_every=config.checkpoint_every or max(1, steps // 10),
+        keep_checkpoints=config.keep_checkpoints,
+        log_every=config.log_every,
+        seed=config.seed,
+        tensorboard=config.tensorboard,
+    )
+    state = {"config": config.fingerprint(), "shards": data.shards.fingerprint}
+    trainer = Trainer(output_dir, settings, run_state=state)
+    ledger = trainer.run(build_stages(parts), resume=config.resume)
+    after = measure()
+
+    report = {
+        "method": config.method,
+        "seed": config.seed,
+        "config_hash": config.fingerprint(),
+        "teacher": config.teacher,
+        "corpus": [{"name": str(f["name"]), "size": f["size"]} for f in corpus_fingerprint(expand_globs(config.corpus))],
+        "vocabulary": {"size": len(data.tokenizer), "added": len(data.added)},
+        "parameters": {"teacher": count_parameters(teacher), "student": count_parameters(student)},
+        "tokens_seen": ledger.tokens,
+        "steps": ledger.steps,
+        "batch_tokens": rows * config.seq_len,
+        "precision": precision,
+        "device_name": device_name(device),
+        "preparation_seconds": preparation,
+        **_costs(ledger),
+        "mlm_loss": {name: {"before": before.get(name), "after": after.get(name)} for name in after},
+        "evaluation": {},
+    }
+    _save(config, output_dir, data, {"teacher": teacher, "student": student}, report)
+    write_report(output_dir, report)
+    return report
+
+
+def _held_out_loss(
+    config: TrainConfig, data: Data, models: dict[str, PreTrainedModel], device: Any, precision: str
+) -> Callable[[], dict[str, float]]:
+    stream = held_out_stream(config, data)
+
+    def measure() -> dict[str, float]:
+        if stream is None:
+            return {}
+        batches = max(1, config.evaluation_tokens // (stream.rows_per_step * config.seq_len))
+        return {
+            name: masked_lm_loss_on(model, stream, max_batches=batches, device=device, precision=precision)["loss"]
+            for name, model in models.items()
+        }
+
+    return measure
+
+
+def _costs(ledger: Ledger) -> dict[str, Any]:
+    stages = ledger.stages
+    seconds = sum(stage.device_seconds for stage in stages)
+    return {
+        "device_hours": {**{s.name: s.device_seconds / 3600 for s in stages}, "total": ledger.device_hours},
+        "tokens_per_second": ledger.tokens / seconds if seconds else 0.0,
+        "peak_memory": {stage.name: stage.peak_memory_bytes for stage in stages},
+        "ledger": ledger.to_json(),
+    }
+
+
+def _save(
+    config: TrainConfig, output_dir: Path, data: Data, models: dict[str, PreTrainedModel], report: dict[str, Any]
+) -> None:
+    for role, model in models.items():
+        with atomic_dir(output_dir / role) as folder:
+            save_model(model, folder, keep_sentence_head=role == "teacher" or config.nsp)
+            data.tokenizer.model_max_length = model.config.max_position_embeddings
+            save_tokenizer(data.tokenizer, folder)
+            architecture = config.teacher_arch if role == "teacher" else config.student_arch
+            card = model_card(report, role=role, architecture=architecture)  # type: ignore[arg-type]
+            (folder / "README.md").write_text(card, encoding="utf-8")

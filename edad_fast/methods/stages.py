@@ -1,0 +1,115 @@
+"""Each system as a list of stages over the one trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from ..batches import Batch, BatchStream
+from ..config import TrainConfig
+from ..losses import AlphaSchedule, layer_map
+from ..training import Stage
+from .adapt import Adaptation, AdaptationLoss
+from .edad import Edad
+from .general_distillation import GeneralDistillation, LayerDistillation
+
+
+@dataclass(frozen=True)
+class LoadedStream:
+    """A `BatchStream` read by `workers` processes, ahead of the device."""
+
+    stream: BatchStream
+    workers: int
+    pin_memory: bool
+
+    def iterate(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """Micro-batches of the steps start ... stop - 1."""
+        return self.stream.iterate(start, stop, workers=self.workers, pin_memory=self.pin_memory)
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What the stages of any method are made of.
+
+    Attributes:
+        config: options of the run.
+        teacher, student: pretraining models; the stages share and change them.
+        stream: mlm_probability -> batches.
+        steps: optimiser steps of each stage.
+    """
+
+    config: TrainConfig
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    stream: Callable[[float], LoadedStream]
+    steps: int
+
+
+def _adaptation_loss(config: TrainConfig) -> AdaptationLoss:
+    return AdaptationLoss(config.mlm_weight, config.nsp_weight, config.loss_backend)
+
+
+def _head_match(option: str) -> str | list[int]:
+    return [int(head) for head in option.split(",")] if option.replace(",", "").isdigit() else option
+
+
+def distillation_of(parts: Ingredients) -> LayerDistillation:
+    """L_DT with the layer map, head matching and weights of the configuration."""
+    config, student, teacher = parts.config, parts.student, parts.teacher
+    pairs = layer_map(config.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    return LayerDistillation(
+        student,
+        teacher,
+        pairs,
+        attention_weight=config.attention_weight,
+        hidden_weight=config.hidden_weight,
+        mode=config.attention_mode,
+        head_match=_head_match(config.head_match),
+        backend=config.loss_backend,
+    )
+
+
+def _adapt_teacher(parts: Ingredients) -> Stage:
+    config = parts.config
+    objective = Adaptation(parts.teacher, "teacher", config.learning_rate, _adaptation_loss(config))
+    return Stage("adapt", objective, parts.stream(config.mlm_probability), parts.steps, alpha=lambda progress: 1.0)
+
+
+def _distil(parts: Ingredients) -> Stage:
+    objective = GeneralDistillation(
+        parts.teacher, parts.student, distillation_of(parts), parts.config.student_learning_rate
+    )
+    return Stage("distil", objective, parts.stream(0.0), parts.steps, alpha=lambda progress: 0.0)
+
+
+def _one_pass(parts: Ingredients) -> Stage:
+    config = parts.config
+    objective = Edad(
+        parts.teacher,
+        parts.student,
+        _adaptation_loss(config),
+        distillation_of(parts),
+        scope=config.alpha_scope,
+        teacher_learning_rate=config.learning_rate,
+        student_learning_rate=config.student_learning_rate,
+    )
+    alpha = AlphaSchedule(config.schedule, start=config.alpha_start, end=config.alpha_end, constant=config.alpha)
+    return Stage("edad", objective, parts.stream(config.mlm_probability), parts.steps, alpha=alpha)
+
+
+METHODS: dict[str, tuple[Callable[[Ingredients], Stage], ...]] = {
+    "edad": (_one_pass,),
+    "general_distillation": (_distil,),
+    "adapt_then_distill": (_adapt_teacher, _distil),
+}
+
+
+def build_stages(parts: Ingredients) -> list[Callable[[], Stage]]:
+    """Return the stages of `parts.config.method`, each built when its turn comes."""
+
+    def later(build: Callable[[Ingredients], Stage]) -> Callable[[], Stage]:
+        return lambda: build(parts)
+
+    return [later(build) for build in METHODS[parts.config.method]]

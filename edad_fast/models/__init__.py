@@ -1,0 +1,34 @@
+"""Teacher and student: loading, expansion, exBERT extensions, and capture for the losses."""
+
+from .capture import EncoderOutput, count_parameters, encode, set_dropout
+from .checkpoint import (
+    add_extension,
+    build_pretraining_model,
+    load_masked_lm,
+    load_pretraining_model,
+    load_token_classifier,
+    prepare_for_training,
+    save_model,
+)
+from .exbert import ExBertConfig, exbert_config
+from .expand import expand_embeddings
+from .student import has_weights, student_config
+
+__all__ = [
+    "EncoderOutput",
+    "ExBertConfig",
+    "add_extension",
+    "build_pretraining_model",
+    "count_parameters",
+    "encode",
+    "exbert_config",
+    "expand_embeddings",
+    "has_weights",
+    "load_masked_lm",
+    "load_pretraining_model",
+    "load_token_classifier",
+    "prepare_for_training",
+    "save_model",
+    "set_dropout",
+    "student_config",
+]

@@ -1,0 +1,152 @@
+"""Queries, keys and hidden states of an encoder, with SDPA left on.
+
+`output_attentions=True` would switch SDPA off (or give nothing at all), so the queries and keys are taken where the
+attention function is handed them: through the attention interface of transformers. BERT obeys that interface from
+transformers 5 on; before, the same tensors are the outputs of the query and key projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .exbert import original_layer
+
+ATTENTION = "edad_capture"
+_INTERFACE = int(transformers.__version__.split(".")[0]) >= 5
+
+
+@dataclass
+class EncoderOutput:
+    """What one forward pass of an encoder of n layers and H heads leaves for the losses.
+
+    Attributes:
+        last_hidden: [B, L, d].
+        hidden_states: n + 1 tensors [B, L, d]: the embedding output, then each layer's; () without capture.
+        queries, keys: one [B, H, L, d / H] for each layer, before scaling; empty for layers not asked for.
+    """
+
+    last_hidden: Tensor
+    hidden_states: tuple[Tensor, ...] = ()
+    queries: tuple[Tensor, ...] = ()
+    keys: tuple[Tensor, ...] = ()
+
+    def detach(self) -> EncoderOutput:
+        """The same values, cut from the graph."""
+        lists = (self.hidden_states, self.queries, self.keys)
+        return EncoderOutput(self.last_hidden.detach(), *(tuple(t.detach() for t in tensors) for tensors in lists))
+
+
+def _capturing_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    sink = getattr(module, "_capture_sink", None)
+    if sink is not None:
+        sink["query"], sink["key"] = query, key
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+if _INTERFACE:
+    from transformers import AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, _capturing_sdpa)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def use_capturing_attention(model: PreTrainedModel) -> None:
+    """Make `model` run SDPA through the capturing attention function (a plain SDPA before transformers 5)."""
+    model.set_attn_implementation(ATTENTION if _INTERFACE else "sdpa")
+
+
+@contextmanager
+def _sinks(model: PreTrainedModel, layers: Collection[int]) -> Iterator[dict[int, dict[str, Tensor]]]:
+    sinks: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
+    attentions = {i: original_layer(model.bert.encoder.layer[i - 1]).attention.self for i in layers}
+    handles = []
+    for index, attention in attentions.items():
+        if _INTERFACE:
+            attention._capture_sink = sinks[index]
+        else:
+            for name in ("query", "key"):
+
+                def keep(
+                    module: nn.Module, inputs: Any, output: Tensor, index: int = index, name: str = name
+                ) -> None:
+                    heads = model.config.num_attention_heads
+                    sinks[index][name] = output.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+                handles.append(getattr(attention, name).register_forward_hook(keep))
+    try:
+        yield sinks
+    finally:
+        for handle in handles:
+            handle.remove()
+        if _INTERFACE:
+            for attention in attentions.values():
+                del attention._capture_sink
+
+
+def encode(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    *,
+    position_ids: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    hidden_states: bool = False,
+    score_layers: Collection[int] = (),
+) -> EncoderOutput:
+    """Run the encoder of a BERT model with pretraining heads.
+
+    Args:
+        model: a model with `.bert` (plain or exBERT).
+        input_ids, position_ids, token_type_ids: int64 [B, L].
+        attention_mask: None, or bool [B, 1, L, L], True where a query may attend to a key.
+        hidden_states: keep every layer's output.
+        score_layers: 1-based layers whose queries and keys are kept (of the original module in exBERT).
+    """
+    states = model.bert.embeddings(input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids)
+    collected = [states]
+    with _sinks(model, score_layers) as sinks:
+        for layer in model.bert.encoder.layer:
+            output = layer(states, attention_mask)
+            states = output[0] if isinstance(output, tuple) else output
+            if hidden_states:
+                collected.append(states)
+    return EncoderOutput(
+        last_hidden=states,
+        hidden_states=tuple(collected) if hidden_states else (),
+        queries=_by_layer(model, sinks, "query"),
+        keys=_by_layer(model, sinks, "key"),
+    )
+
+
+def _by_layer(model: PreTrainedModel, sinks: dict[int, dict[str, Tensor]], name: str) -> tuple[Tensor, ...]:
+    if not sinks:
+        return ()
+    layers = range(1, len(model.bert.encoder.layer) + 1)
+    return tuple(sinks[layer][name] if layer in sinks else torch.empty(0) for layer in layers)
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set the dropout of every module; the saved configuration keeps its own values for fine-tuning."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        if hasattr(module, "dropout_prob"):  # transformers 4 keeps the attention's dropout as a number
+            module.dropout_prob = probability
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters of `model`, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+

@@ -1,0 +1,165 @@
+"""Models from and to Hugging Face directories: fp32 weights, safetensors, no remote code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForTokenClassification,
+    PreTrainedModel,
+)
+
+from ..errors import InputError
+from .capture import use_capturing_attention
+from .exbert import MODEL_TYPE, attach_extension, exbert_config, read_exbert_config
+
+
+def _model_type(source: str | Path) -> str:
+    file = Path(source) / "config.json"
+    if Path(source).is_dir():
+        if not file.is_file():
+            raise InputError(f"{source}: no config.json; give the directory of a Hugging Face BERT model")
+        try:
+            return str(json.loads(file.read_text(encoding="utf-8")).get("model_type"))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file}: not valid JSON: {error}") from error
+    try:
+        return str(AutoConfig.from_pretrained(source, trust_remote_code=False).model_type)
+    except Exception as error:
+        raise InputError(
+            f"{source}: neither a directory nor a model that can be fetched from the hub ({error}); check --teacher"
+        ) from error
+
+
+def load_pretraining_model(source: str | Path) -> PreTrainedModel:
+    """Load a BERT or exBERT as `BertForPreTraining` in fp32; heads that the checkpoint lacks are drawn afresh.
+
+    Raises:
+        InputError: no BERT, no weights, a truncated or damaged file, or encoder weights missing.
+    """
+    kind = _model_type(source)
+    if kind not in ("bert", MODEL_TYPE):
+        raise InputError(f"{source}: model_type is {kind!r}, not a BERT; give a BERT checkpoint such as bert-base-uncased")
+    directory = Path(source)
+    if directory.is_dir() and not list(directory.glob("*.safetensors")):
+        raise InputError(
+            f"{source}: no weights (*.safetensors). Pickled weights (.bin) are not read; convert them once with "
+            "`AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)`"
+        )
+    if kind == MODEL_TYPE:
+        model = BertForPreTraining(read_exbert_config(directory))
+        attach_extension(model)
+        _load_weights(model, directory, required=("bert.embeddings", "bert.encoder"))
+        return model
+    try:
+        model, info = BertForPreTraining.from_pretrained(
+            source,
+            dtype=torch.float32,  # an fp16 checkpoint would come up as fp16
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise InputError(f"{source}: the weights cannot be read ({error}); the file may be truncated: fetch it again") from error
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(("bert.embeddings", "bert.encoder")))
+    if missing:
+        raise InputError(f"{source}: the checkpoint lacks {len(missing)} encoder weights, such as {missing[0]}")
+    return model
+
+
+def _load_weights(model: PreTrainedModel, directory: Path, required: tuple[str, ...]) -> None:
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            state |= {key: value.float() for key, value in load_file(file).items()}
+        except Exception as error:
+            raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
+    missing, _ = model.load_state_dict(state, strict=False)
+    tied = set(model._tied_weights_keys or ())
+    absent = sorted(key for key in missing if key.startswith(required) and key not in tied)
+    if absent:
+        raise InputError(f"{directory}: the checkpoint lacks {len(absent)} weights, such as {absent[0]}")
+    model.tie_weights()
+
+
+def build_pretraining_model(config: BertConfig) -> PreTrainedModel:
+    """A freshly drawn `BertForPreTraining`; with an `ExBertConfig` its layers carry extensions."""
+    model = BertForPreTraining(config)
+    if config.model_type == MODEL_TYPE:
+        attach_extension(model)
+    return model
+
+
+def add_extension(model: PreTrainedModel, extension: tuple[int, int], gate_bias: float) -> PreTrainedModel:
+    """Return `model` with a fresh exBERT extension of widths (hidden, intermediate) beside every layer."""
+    if model.config.model_type == MODEL_TYPE:
+        return model
+    extended = BertForPreTraining(exbert_config(model.config, extension, gate_bias))
+    extended.load_state_dict(model.state_dict())
+    attach_extension(extended)
+    return extended
+
+
+def prepare_for_training(model: PreTrainedModel) -> PreTrainedModel:
+    """Switch the capturing attention on and put `model` in training mode."""
+    use_capturing_attention(model)
+    return model.train()
+
+
+def save_model(model: PreTrainedModel, directory: Path, *, keep_sentence_head: bool) -> None:
+    """Write config.json and model.safetensors (fp32) into `directory`.
+
+    Without `keep_sentence_head` the pooler and NSP head are left out, so that `AutoModelForMaskedLM` uses every weight.
+    """
+    saved = model
+    if not keep_sentence_head and model.config.model_type == "bert":
+        saved = BertForMaskedLM(model.config)
+        state = {k: v for k, v in model.state_dict().items() if not k.startswith(("bert.pooler", "cls.seq_relationship"))}
+        saved.load_state_dict(state)
+        saved.tie_weights()
+    attention = saved.config._attn_implementation
+    saved.config._attn_implementation = "sdpa"
+    try:
+        saved.save_pretrained(directory, safe_serialization=True)
+    finally:
+        saved.config._attn_implementation = attention
+
+
+def load_masked_lm(directory: Path) -> nn.Module:
+    """Load a saved model with its MLM head for evaluation: `model(input_ids, attention_mask).logits` [B, L, V]."""
+    if _model_type(directory) != MODEL_TYPE:
+        return AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32)
+    model = BertForMaskedLM(read_exbert_config(Path(directory)))
+    attach_extension(model)
+    _load_weights(model, Path(directory), required=("bert.embeddings", "bert.encoder", "cls.predictions"))
+    return model
+
+
+def load_token_classifier(directory: Path, labels: Sequence[str]) -> nn.Module:
+    """Load a saved model under a fresh token-classification head for `labels` (entity tags, in id order)."""
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    if _model_type(directory) != MODEL_TYPE:
+        return AutoModelForTokenClassification.from_pretrained(
+            directory, dtype=torch.float32, num_labels=len(labels), **names
+        )
+    config = read_exbert_config(Path(directory))
+    config.num_labels = len(labels)
+    config.id2label, config.label2id = names["id2label"], names["label2id"]
+    model = BertForTokenClassification(config)
+    attach_extension(model)
+    _load_weights(model, Path(directory), required=("bert.embeddings", "bert.encoder"))
+    return model

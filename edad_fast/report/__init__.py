@@ -1,0 +1,10 @@
+"""Tables, plots, model cards and the run's summary."""
+
+from __future__ import annotations
+
+from .model_card import model_card
+from .plots import write_plots
+from .summary import summary_table, write_report
+from .tables import format_table
+
+__all__ = ["format_table", "model_card", "summary_table", "write_plots", "write_report"]

@@ -1,0 +1,89 @@
+"""README.md of a saved model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .summary import summary_rows
+from .tables import format_table, number
+
+_LOAD_PLAIN = """```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+```"""
+
+_LOAD_EXBERT = """The layers carry exBERT extension modules, which `transformers` does not know:
+
+```python
+from edad_fast.models import load_masked_lm
+from transformers import AutoTokenizer
+
+model = load_masked_lm("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+```"""
+
+_METHODS = {
+    "edad": "domain adaptation of the teacher and distillation into the student in one pass (EDAD)",
+    "general_distillation": "general distillation from a frozen teacher (TinyBERT)",
+    "adapt_then_distill": "adaptation of the teacher, then general distillation from it",
+}
+
+
+def model_card(
+    report: Mapping[str, Any],
+    *,
+    role: Literal["student", "teacher"],
+    architecture: Literal["bert", "exbert"] = "bert",
+) -> str:
+    """Markdown with front matter: what the model is, corpus, method, cost, measured results, how to load it.
+
+    Besides the keys that `write_report` names, these are used where present: `teacher` (id or folder that the
+    run began with), `corpus` (list of {name, size in bytes}), `vocabulary` ({size, added}).
+    """
+    parameters = report.get("parameters", {}).get(role)
+    method = str(report.get("method", ""))
+    kind = "exBERT" if architecture == "exbert" else "BERT"
+    size = f", {number(parameters)} parameters" if isinstance(parameters, int) else ""
+    parts = [
+        "---",
+        *(["library_name: transformers", "pipeline_tag: fill-mask"] if architecture == "bert" else []),
+        "tags:",
+        *[f"- {tag}" for tag in ("bert", "domain-adaptation", "distillation", "edad-fast")],
+        "---",
+        "",
+        f"# {role.capitalize()}: {kind}{size}",
+        "",
+        f"Made by edad-fast; method `{method}`: {_METHODS.get(method, 'see the run report')}.",
+    ]
+    if teacher := report.get("teacher"):
+        verb = "The teacher started from" if role == "student" else "Started from"
+        parts.append(f"{verb} `{teacher}`.")
+    if vocabulary := report.get("vocabulary"):
+        added = vocabulary.get("added")
+        learned = f", {number(added)} of them learned from the corpus" if added is not None else ""
+        parts.append(f"The vocabulary has {number(vocabulary.get('size'))} WordPieces{learned}.")
+    parts += ["", "## Corpus", ""]
+    corpus = report.get("corpus") or []
+    if corpus:
+        parts.append(format_table(["file", "bytes"], [_file(entry) for entry in corpus], style="markdown"))
+    else:
+        parts += ["Not recorded.", ""]
+    keys = ("tokens_seen", "steps", "device_hours", "device_name", "tokens_per_second", "peak_memory", "seed")
+    parts += ["## Cost", "", _section(report, keys)]
+    parts += ["## Measured results", "", _section(report, ("mlm_loss", "evaluation"))]
+    parts += ["## Loading", "", _LOAD_EXBERT if architecture == "exbert" else _LOAD_PLAIN]
+    return "\n".join(parts) + "\n"
+
+
+def _file(entry: Any) -> tuple[str, str]:
+    if isinstance(entry, Mapping):
+        return str(entry.get("name", "?")), number(entry.get("size"))
+    return str(entry), "-"
+
+
+def _section(report: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    rows = summary_rows({key: report[key] for key in keys if key in report})
+    return format_table(["", "value"], rows, style="markdown") if rows else "Nothing recorded.\n"

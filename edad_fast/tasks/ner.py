@@ -1,0 +1,299 @@
+"""Fine-tuning on named entities and its scores: entity F1 (seqeval) and token-level macro F1."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from seqeval.metrics import classification_report
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..errors import InputError
+from .device import autocast
+from .fine_tuning import freeze_below, initialise, keep_used_embeddings, use_quick_dropout
+from .ner_data import Chunk, NerData, Sentence, bucketed_batches, collate, encode_sentences, sorted_batches
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to fine-tune; `top_layers` None trains everything, n the last n layers and the classifier."""
+
+    epochs: int
+    learning_rates: tuple[float, ...]
+    batch_size: int
+    top_layers: int | None
+
+
+PROTOCOLS = {
+    "standard": Protocol(epochs=20, learning_rates=(5e-5, 1e-4, 2e-4), batch_size=32, top_layers=None),
+    # exBERT (Tai et al., Findings of EMNLP 2020), section 3.3 and the published fine-tuning script.
+    "exbert": Protocol(epochs=3, learning_rates=(1e-5,), batch_size=20, top_layers=3),
+}
+
+
+@dataclass(frozen=True)
+class NerSettings:
+    """Everything that decides a score, apart from the model, the data and the seed.
+
+    `untrained` replaces the model's weights by BERT's random initialisation, drawn from the seed: the
+    reference point that shows what pretraining is worth. `max_length` counts WordPieces with [CLS] and [SEP].
+    """
+
+    protocol: str = "standard"
+    epochs: int = PROTOCOLS["standard"].epochs
+    learning_rates: tuple[float, ...] = PROTOCOLS["standard"].learning_rates
+    batch_size: int = PROTOCOLS["standard"].batch_size
+    max_length: int = 128
+    precision: str = "fp32"
+    untrained: bool = False
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.1
+    max_grad_norm: float = 1.0
+
+    @classmethod
+    def of_protocol(cls, name: str, **changes: Any) -> NerSettings:
+        """The protocol's settings; values in `changes` that are not None replace them.
+
+        Raises:
+            InputError: no such protocol, or a value out of range.
+        """
+        if name not in PROTOCOLS:
+            raise InputError(f"--protocol {name}: use one of {', '.join(PROTOCOLS)}")
+        values = {k: v for k, v in asdict(PROTOCOLS[name]).items() if k != "top_layers"}
+        settings = cls(protocol=name, **{**values, **{k: v for k, v in changes.items() if v is not None}})
+        if settings.epochs < 1 or settings.batch_size < 1:
+            raise InputError("--epochs and --batch_size must be at least 1")
+        if not settings.learning_rates or min(settings.learning_rates) <= 0:
+            raise InputError("--learning_rate must be above 0")
+        return settings
+
+
+def score_tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Scores of predicted tags, all in [0, 1].
+
+    `entity_f1`, `precision`, `recall`: micro averages over entities by seqeval in its default mode, which
+    follows conlleval (an I- that continues nothing begins an entity). `per_type`: the same for each type.
+    `token_macro_f1`: the mean over classes, O included, of the token-level F1, the measure of the exBERT
+    code; it is much higher than entity F1 and the two must not be compared.
+    """
+    report = classification_report(list(gold), list(predicted), output_dict=True, zero_division=0)
+    micro = report.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0})
+    per_type = {
+        name: {
+            "precision": float(row["precision"]),
+            "recall": float(row["recall"]),
+            "f1": float(row["f1-score"]),
+            "entities": int(row["support"]),
+        }
+        for name, row in report.items()
+        if not name.endswith(" avg")
+    }
+    return {
+        "entity_f1": float(micro["f1-score"]),
+        "precision": float(micro["precision"]),
+        "recall": float(micro["recall"]),
+        "token_macro_f1": token_macro_f1(gold, predicted),
+        "per_type": per_type,
+    }
+
+
+def token_macro_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    """Mean over all tags that occur, O included, of the token-level F1: sklearn's macro F1."""
+    golds = Counter(tag for tags in gold for tag in tags)
+    guesses = Counter(tag for tags in predicted for tag in tags)
+    pairs = (pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True))
+    hits = Counter(a for a, b in pairs if a == b)
+    classes = golds.keys() | guesses.keys()
+    return statistics.fmean(2 * hits[tag] / (golds[tag] + guesses[tag]) for tag in classes)
+
+
+class _Split:
+    """One split as chunks, with the label ids of their words (-100 where train lacks the label)."""
+
+    def __init__(self, sentences: list[Sentence], chunks: list[Chunk], labels: list[str]) -> None:
+        index = {label: number for number, label in enumerate(labels)}
+        self.sentences = sentences
+        self.chunks = chunks
+        self.lengths = [len(chunk.ids) for chunk in chunks]
+        self.targets = [
+            np.array([index.get(sentences[chunk.sentence].tags[word], -100) for word in chunk.words])
+            for chunk in chunks
+        ]
+        self.gold = [sentence.tags for sentence in sentences]
+
+    def batch(self, rows: list[int], pad_id: int) -> dict[str, Tensor]:
+        return collate([self.chunks[row] for row in rows], pad_id, [self.targets[row] for row in rows])
+
+
+class NerTask:
+    """A data set encoded for one model, ready to be fine-tuned with several seeds.
+
+    Args:
+        model: a token classifier whose `forward(input_ids, attention_mask)` gives `.logits` [B, L, labels]
+            and whose last layer is `model.classifier`; it is copied for each seed and stays as it is.
+        tokenizer: the model's fast tokenizer.
+
+    Raises:
+        InputError: the tokenizer has ids that the model's embedding table lacks.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, data: NerData, settings: NerSettings, device: torch.device
+    ) -> None:
+        positions = int(getattr(model.config, "max_position_embeddings", settings.max_length))
+        self.settings = replace(settings, max_length=min(settings.max_length, positions))
+        self.labels = data.labels
+        self.device = device
+        chunks = {
+            name: encode_sentences(tokenizer, sentences, self.settings.max_length)
+            for name, sentences in data.splits.items()
+        }
+        self.model = copy.deepcopy(model).float()
+        self.pad_id = int(tokenizer.pad_token_id)
+        ids = [chunk.ids for part in chunks.values() for chunk in part]
+        rows = keep_used_embeddings(self.model, ids, self.pad_id)
+        if rows is not None:
+            self.pad_id = int(rows[self.pad_id])
+            chunks = {name: [replace(c, ids=rows[c.ids]) for c in part] for name, part in chunks.items()}
+        self.splits = {name: _Split(data.splits[name], part, data.labels) for name, part in chunks.items()}
+
+    def fine_tune(
+        self,
+        seed: int,
+        learning_rates: Sequence[float],
+        *,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> dict[str, Any]:
+        """Fine-tune once per learning rate and score test once, with the weights that are best on devel.
+
+        The learning rate and the epoch with the highest entity F1 on devel are taken (the earlier at a tie).
+        `progress(message, done)` is called after each epoch with the finished fraction of this call's work.
+
+        Returns:
+            seed, learning_rate, best_epoch, devel (curve of the chosen rate), learning_rate_devel_f1 (best
+            devel F1 of each rate), test (see `score_tags`), seconds.
+
+        Raises:
+            InputError: the loss stopped being finite.
+        """
+        begin = time.perf_counter()
+        best: _Outcome | None = None
+        tried: dict[str, float] = {}
+        for number, rate in enumerate(learning_rates):
+
+            def report(message: str, done: float, number: int = number) -> None:
+                if progress is not None:
+                    progress(message, (number + done) / len(learning_rates))
+
+            outcome = self._train(seed, rate, report)
+            tried[f"{rate:g}"] = outcome.devel_f1
+            if best is None or outcome.devel_f1 > best.devel_f1:
+                best = outcome
+        assert best is not None, "learning_rates is empty"
+        return {
+            "seed": seed,
+            "learning_rate": best.learning_rate,
+            "learning_rate_devel_f1": tried,
+            "best_epoch": best.epoch,
+            "devel": best.curve,
+            "test": score_tags(self.splits["test"].gold, self.predict(best.model, "test")),
+            "seconds": time.perf_counter() - begin,
+        }
+
+    def _train(self, seed: int, rate: float, progress: Callable[[str, float], None]) -> _Outcome:
+        settings, train = self.settings, self.splits["train"]
+        torch.manual_seed(seed)
+        model = copy.deepcopy(self.model)
+        initialise(model if settings.untrained else model.classifier, model.config.initializer_range)
+        model.to(self.device)
+        if self.device.type == "cpu":
+            use_quick_dropout(model)
+        freeze_below(model, PROTOCOLS[settings.protocol].top_layers)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        groups = [
+            {"params": [p for p in trained.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained.values() if p.ndim < 2], "weight_decay": 0.0},  # biases, LayerNorm
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+        epochs = [
+            bucketed_batches(train.lengths, settings.batch_size, seed, n) for n in range(settings.epochs)
+        ]
+        total = sum(len(batches) for batches in epochs)
+        warmup = max(1, round(settings.warmup_fraction * total))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, (total - step) / max(1, total - warmup))
+        )
+        outcome = _Outcome(rate)
+        for epoch, batches in enumerate(epochs, start=1):
+            model.train()
+            losses = torch.zeros((), device=self.device)
+            for rows in tqdm(batches, desc=f"epoch {epoch}", disable=None, leave=False):
+                batch = {k: v.to(self.device) for k, v in train.batch(rows, self.pad_id).items()}
+                labels = batch.pop("labels")
+                with autocast(self.device, settings.precision):
+                    logits = model(**batch).logits
+                loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
+                optimizer.step()
+                scheduler.step()
+                losses += loss.detach()
+            mean_loss = float(losses) / len(batches)
+            if not np.isfinite(mean_loss):
+                raise InputError(
+                    f"seed {seed}, epoch {epoch}: the loss is {mean_loss}; lower --learning_rate "
+                    f"(now {rate:g}) or give --precision fp32"
+                )
+            f1 = score_tags(self.splits["devel"].gold, self.predict(model, "devel"))["entity_f1"]
+            outcome.add(epoch, mean_loss, f1, model)
+            progress(
+                f"seed {seed}, learning rate {rate:g}, epoch {epoch}/{settings.epochs}: "
+                f"loss {mean_loss:.4f}, devel entity F1 {f1:.4f}",
+                epoch / settings.epochs,
+            )
+        return outcome
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, split: str) -> list[list[str]]:
+        """Tags for every word of `split`, in the order of the data; words without a piece are "O"."""
+        model.eval()
+        data = self.splits[split]
+        tags = [["O"] * len(sentence.words) for sentence in data.sentences]
+        for rows in sorted_batches(data.lengths, 2 * self.settings.batch_size):
+            batch = data.batch(rows, self.pad_id)
+            del batch["labels"]
+            with autocast(self.device, self.settings.precision):
+                logits = model(**{k: v.to(self.device) for k, v in batch.items()}).logits
+            choices = logits.argmax(-1).cpu().numpy()
+            for row, choice in zip(rows, choices, strict=True):
+                chunk = data.chunks[row]
+                for word, label in zip(chunk.words, choice[chunk.positions], strict=True):
+                    tags[chunk.sentence][word] = self.labels[label]
+        return tags
+
+
+class _Outcome:
+    """One run's devel curve and a copy of the weights at its best epoch."""
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        self.curve: list[dict[str, float]] = []
+        self.devel_f1 = -1.0
+        self.epoch = 0
+        self.model: Any = None
+
+    def add(self, epoch: int, loss: float, f1: float, model: nn.Module) -> None:
+        self.curve.append({"epoch": epoch, "loss": loss, "entity_f1": f1})
+        if f1 > self.devel_f1:
+            self.devel_f1, self.epoch = f1, epoch
+            self.model = copy.deepcopy(model)

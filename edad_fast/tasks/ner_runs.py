@@ -1,0 +1,95 @@
+"""Fine-tuning with several seeds: finished runs kept and reused, mean and standard deviation."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .ner import NerTask
+
+
+def finished_runs(file: Path, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The list `runs` of the result `file`, or an empty list if there is no such file.
+
+    Raises:
+        InputError: the file is something else, or its entries under the keys of `inputs` have other values.
+    """
+    if not file.is_file():
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        different = [key for key, value in inputs.items() if found[key] != value]
+        runs = list(found["runs"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: not a result of this program; name another --output_dir or give --overwrite"
+        ) from error
+    if different:
+        raise InputError(
+            f"{file}: holds results with another {', '.join(different).replace('_', ' ')}; "
+            "name another --output_dir, or give --overwrite to discard them"
+        )
+    return runs
+
+
+def run_seeds(
+    task: Callable[[], NerTask],
+    seeds: int,
+    learning_rates: Sequence[float],
+    finished: Sequence[dict[str, Any]] = (),
+) -> Iterator[dict[str, Any]]:
+    """Fine-tune with seeds 0 ... seeds - 1 apart from those `finished`; yield each run when it is done.
+
+    Seed 0 tries all `learning_rates` and its choice on devel holds for the others. Progress and the remaining
+    time go to stderr. `task` is called only if there is something to do.
+    """
+    todo = [seed for seed in range(seeds) if seed not in {run["seed"] for run in finished}]
+    if not todo:
+        return
+    ready = task()
+    rates = [finished[0]["learning_rate"]] if finished else list(learning_rates)
+    trials, done_before = len(todo) - 1 + len(rates), 0
+    begin = time.perf_counter()
+    for seed in todo:
+
+        def progress(
+            message: str, done: float, before: int = done_before, trials_now: int = len(rates)
+        ) -> None:
+            elapsed = time.perf_counter() - begin
+            left = elapsed * (trials / (before + done * trials_now) - 1)
+            print(f"{message} ({elapsed:.0f} s, {left:.0f} s left)", file=sys.stderr, flush=True)
+
+        run = ready.fine_tune(seed, rates, progress=progress)
+        done_before += len(rates)
+        rates = [run["learning_rate"]]
+        yield run
+
+
+METRICS = ("entity_f1", "precision", "recall", "token_macro_f1")
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation (None for one seed) of the test scores over seeds."""
+
+    def over(values: list[float]) -> dict[str, float | None]:
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return {"mean": statistics.fmean(values), "std": std}
+
+    tests = [run["test"] for run in runs]
+    types = sorted({name for test in tests for name in test["per_type"]})
+    return {
+        **{key: over([test[key] for test in tests]) for key in METRICS},
+        "per_type": {
+            name: {
+                key: over([t["per_type"].get(name, {}).get(key, 0.0) for t in tests])
+                for key in ("f1", "precision", "recall")
+            }
+            for name in types
+        },
+    }

@@ -1,0 +1,85 @@
+"""Inputs, measures and budgets that the tests of the losses share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Loss = Callable[..., Tensor]
+
+
+def random_states(
+    *shapes: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def queries_and_keys(
+    batch: int, heads: int, length: int, student: int, teacher: int, **options: Any
+) -> list[Tensor]:
+    one, other = (batch, heads, length, student), (batch, heads, length, teacher)
+    return random_states(one, one, other, other, **options)
+
+
+def ragged(batch: int, length: int) -> Tensor:
+    """Rows of falling length; the last one is all padding."""
+    ends = torch.linspace(length, 0, batch).round().long()
+    return torch.arange(length)[None] < ends[:, None]
+
+
+def value_and_gradients(loss: Loss, constants: list[Tensor], variables: list[Tensor]) -> list[Tensor]:
+    leaves = [x.detach().clone().requires_grad_() for x in variables]
+    value = loss(*leaves, *constants)
+    return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+
+def within_budget(ours: list[Tensor], plain: list[Tensor], exact: list[Tensor], dtype: torch.dtype) -> None:
+    """Error at most twice that of plain PyTorch at the same dtype, plus a few units of rounding."""
+    for index, (a, p, e) in enumerate(zip(ours, plain, exact, strict=True)):
+        scale = e.abs().max()
+        eps = torch.finfo(torch.float32 if index == 0 else dtype).eps
+        error, allowed = (a.double() - e).abs().max(), (p.double() - e).abs().max()
+        assert error <= 2 * allowed + 4 * eps * scale, (index, float(error / scale), float(allowed / scale))
+
+
+def plain_attention(sq: Tensor, sk: Tensor, tq: Tensor, tk: Tensor, mask: Tensor) -> Tensor:
+    """What a user would write, at the inputs' own dtype."""
+    student = (sq @ sk.mT * sq.shape[-1] ** -0.5).masked_fill(~mask[:, None, None, :], 0.0)
+    teacher = (tq @ tk.mT * tq.shape[-1] ** -0.5).masked_fill(~mask[:, None, None, :], 0.0)
+    return F.mse_loss(student, teacher)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Bytes of the largest tensor that any operation brought forth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves(args) if isinstance(x, Tensor)}
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in given:
+                self.bytes = max(self.bytes, x.numel() * x.element_size())
+        return result
+
+
+def largest_made_and_total_saved(loss: Loss) -> tuple[int, int]:
+    """Bytes of the largest tensor made in forward and backward, and of all tensors saved in between."""
+    saved: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        saved[x.data_ptr()] = x.numel() * x.element_size()
+        return x
+
+    with LargestTensor() as largest, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss().backward()
+    return largest.bytes, sum(saved.values())

@@ -1,0 +1,184 @@
+"""Choice of backend, refusals, and unequal head counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from loss_cases import queries_and_keys, value_and_gradients
+from torch import Tensor, nn
+
+from edad_fast.kernels import attention_score_mse, chunked, hidden_state_mse, masked_lm_loss, match_heads
+from edad_fast.losses import AttentionScoreMSE
+
+
+def test_auto_gives_the_teacher_its_gradient_and_chunked_refuses() -> None:
+    inputs = [x.requires_grad_() for x in queries_and_keys(1, 1, 3, 2, 2)]
+    grads = torch.autograd.grad(attention_score_mse(*inputs), inputs)
+    assert all(x.any() for x in grads)
+    with pytest.raises(ValueError, match=r"teacher_q and teacher_k: detach\(\)"):
+        attention_score_mse(*inputs, backend="chunked")
+    with torch.no_grad():
+        attention_score_mse(*inputs, backend="chunked")
+    # The module takes the teacher as a constant.
+    AttentionScoreMSE(backend="chunked")(*inputs).backward()
+    assert inputs[0].grad is not None
+    assert inputs[2].grad is None
+
+
+def test_an_explicit_backend_is_the_one_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    original = chunked.attention_score_mse
+    monkeypatch.setattr(
+        chunked, "attention_score_mse", lambda *a, **k: (called.append("chunked"), original(*a, **k))[1]
+    )
+    inputs = queries_and_keys(1, 1, 3, 2, 2)
+    attention_score_mse(*inputs, backend="reference")
+    assert called == []
+    attention_score_mse(*inputs, backend="chunked")
+    attention_score_mse(*inputs)
+    assert called == ["chunked", "chunked"]
+
+
+def q(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ([q(2, 3, 4), q(2, 3, 4), q(2, 3, 4), q(2, 3, 4)], {}, ["student_q", "[2, 3, 4]", "heads"]),
+        ([q(1, 2, 3, 4), q(1, 2, 5, 4), q(1, 2, 3, 4), q(1, 2, 3, 4)], {}, ["student_k", "[1, 2, 5, 4]"]),
+        ([q(1, 2, 3, 4)] * 2 + [q(1, 3, 3, 4)] * 2, {}, ["2 heads", "teacher 3", "match_heads"]),
+        ([q(1, 2, 3, 4)] * 2 + [q(1, 2, 5, 4)] * 2, {}, ["[1, 2, 3, 4]", "[1, 2, 5, 4]", "same tokens"]),
+        ([q(1, 2, 3, 4, dtype=torch.int64)] * 4, {}, ["student_q", "int64"]),
+        ([*[q(1, 2, 3, 4)] * 4, torch.ones(1, 3)], {}, ["float32", ".bool()"]),
+        ([*[q(1, 2, 3, 4)] * 4, torch.ones(1, 1, 1, 3).bool()], {}, ["[1, 1, 1, 3]", "[1, 3]"]),
+        ([*[q(1, 2, 3, 4)] * 4, torch.ones(1, 3, device="meta").bool()], {}, ["meta", "cpu"]),
+        ([q(1, 2, 3, 4)] * 4, {"mode": "valid"}, ["'valid'", "tinybert, valid_pairs"]),
+        ([q(1, 2, 3, 4)] * 4, {"backend": "triton"}, ["'triton'", "reference, chunked"]),
+    ],
+)
+def test_attention_refuses_what_does_not_fit(
+    arguments: list[Tensor], options: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        attention_score_mse(*arguments, **options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: hidden_state_mse(q(2, 3, 4), q(2, 5, 4)), ["[2, 3, 4]", "[2, 5, 4]"]),
+        (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 6)), ["width 4", "width 6", "[6, 4]"]),
+        (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 4), None, q(4)), ["a bias", "no weight"]),
+        (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 6), q(4, 6)), ["[4, 6]", "[6, 4]"]),
+        (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 6), q(6, 4), q(4)), ["bias", "[6]"]),
+        (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 4), mask=q(2, 3)), ["mask", "float32"]),
+        (lambda: hidden_state_mse(q(2, 4), q(2, 4), mode="valid_pairs"), ["tinybert, valid"]),
+        (lambda: hidden_state_mse(q(2, 4), q(2, 4), backend="chunked"), ["needs a weight"]),
+        (lambda: hidden_state_mse(q(2, 4), q(2, 4), backend="fast"), ["'fast'"]),
+        (lambda: masked_lm_loss(q(4), q(0).long(), q(0).long(), nn.Identity(), q(9, 4)), ["hidden", "[4]"]),
+        (lambda: masked_lm_loss(q(2, 4), q(1), q(1).long(), nn.Identity(), q(9, 4)), ["positions", "int64"]),
+        (
+            lambda: masked_lm_loss(q(2, 4), q(1).long(), q(2).long(), nn.Identity(), q(9, 4)),
+            ["labels", "[1]"],
+        ),
+        (lambda: masked_lm_loss(q(2, 4), q(1).long(), q(1).long(), nn.Identity(), q(9)), ["decoder_weight"]),
+        (
+            lambda: masked_lm_loss(q(2, 4), q(1).long(), q(1).long(), nn.Identity(), q(9, 4), q(4)),
+            ["decoder_bias", "[9]"],
+        ),
+    ],
+)
+def test_other_losses_refuse_what_does_not_fit(call: Callable[[], Tensor], words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def scores(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    return scale * (x @ y.mT)
+
+
+def test_equal_heads_are_left_alone() -> None:
+    inputs = queries_and_keys(1, 4, 5, 3, 6)
+    for how in ("auto", "equal", "regroup"):
+        matched = match_heads(*inputs, how)
+        assert matched.student_q is inputs[0]
+        assert matched.teacher_k is inputs[3]
+        assert matched.applied == "equal: 4 heads"
+        assert matched.student_scale == 3**-0.5
+
+
+def test_mean_is_the_mean_of_the_heads_scores() -> None:
+    sq, sk, _, _ = queries_and_keys(2, 4, 5, 3, 6)
+    _, _, tq, tk = queries_and_keys(2, 6, 5, 3, 7, seed=1)
+    matched = match_heads(sq, sk, tq, tk, "mean")
+    student = scores(matched.student_q, matched.student_k, matched.student_scale)
+    torch.testing.assert_close(student[:, 0], scores(sq, sk, 3**-0.5).mean(1))
+    teacher = scores(matched.teacher_q, matched.teacher_k, matched.teacher_scale)
+    torch.testing.assert_close(teacher[:, 0], scores(tq, tk, 7**-0.5).mean(1))
+    assert matched.applied == "mean over 4 student and 6 teacher heads"
+
+
+@pytest.mark.parametrize("how", ["auto", "regroup"])
+def test_regrouped_heads_are_relation_heads(how: str) -> None:
+    sq, sk, _, _ = queries_and_keys(2, 4, 5, 3, 6)
+    _, _, tq, tk = queries_and_keys(2, 6, 5, 3, 7, seed=1)
+    matched = match_heads(sq, sk, tq, tk, how)
+    assert matched.applied == "regrouped: 4 student and 6 teacher heads to 2"
+    # Two relation heads of two student and three teacher heads each.
+    first = torch.cat([sq[:, 0], sq[:, 1]], dim=-1) @ torch.cat([sk[:, 0], sk[:, 1]], dim=-1).mT
+    student = scores(matched.student_q, matched.student_k, matched.student_scale)
+    torch.testing.assert_close(student[:, 0], first / math.sqrt(6))
+    last = sum(tq[:, head] @ tk[:, head].mT for head in (3, 4, 5))
+    teacher = scores(matched.teacher_q, matched.teacher_k, matched.teacher_scale)
+    torch.testing.assert_close(teacher[:, 1], last / math.sqrt(21))
+
+
+def test_a_head_list_pairs_the_heads_it_names() -> None:
+    sq, sk, _, _ = queries_and_keys(2, 3, 5, 3, 6)
+    _, _, tq, tk = queries_and_keys(2, 6, 5, 3, 7, seed=1)
+    module = AttentionScoreMSE(head_match=[5, 0, 5], backend="reference")
+    expected = F.mse_loss(sq @ sk.mT * 3**-0.5, (tq @ tk.mT * 7**-0.5)[:, [5, 0, 5]])
+    torch.testing.assert_close(module(sq, sk, tq, tk), expected)
+    assert module.applied == "mapped: teacher heads [5, 0, 5], 4 of 6 left out"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("equal", ["4 attention heads", "teacher 6", "regroup", "mean", "list"]),
+        ("nearest", ["'nearest'", "auto, equal, mean, regroup"]),
+        ([0, 1], ["2 entries", "4 student heads"]),
+        ([0, 1, 2, 6], ["6", "0 to 5"]),
+        ([0, 1, 2, -1], ["-1"]),
+    ],
+)
+def test_heads_that_do_not_match_are_refused(how: str | list[int], words: list[str]) -> None:
+    sq, sk, _, _ = queries_and_keys(1, 4, 5, 3, 3)
+    _, _, tq, tk = queries_and_keys(1, 6, 5, 3, 3)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        AttentionScoreMSE(head_match=how)(sq, sk, tq, tk)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["auto", "mean", [1, 0]])
+def test_gradients_reach_every_student_head_through_the_match(how: str | list[int]) -> None:
+    heads = 2 if isinstance(how, list) else 4
+    sq, sk, _, _ = queries_and_keys(1, heads, 5, 3, 3)
+    _, _, tq, tk = queries_and_keys(1, 6, 5, 3, 3, seed=1)
+    results = [
+        value_and_gradients(AttentionScoreMSE(head_match=how, backend=backend), [tq, tk], [sq, sk])
+        for backend in ("reference", "chunked")
+    ]
+    torch.testing.assert_close(*results)
+    assert results[0][1].abs().amax(dim=(0, 2, 3)).min() > 0
