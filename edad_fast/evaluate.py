@@ -89,6 +89,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _device(args: argparse.Namespace) -> tuple[Any, str]:
     import torch
+    import transformers
 
     from .tasks.device import resolve_device, resolve_precision
 
@@ -96,8 +97,13 @@ def _device(args: argparse.Namespace) -> tuple[Any, str]:
         if args.num_threads < 1:
             raise InputError("--num_threads must be at least 1")
         torch.set_num_threads(args.num_threads)
-    if not (args.model / "config.json").is_file():
-        raise InputError(f"{args.model}: no config.json; --model wants the directory of a saved model")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for directory in (args.model, getattr(args, "teacher", None)):
+        if directory is not None and not (directory / "config.json").is_file():
+            raise InputError(f"{directory}: no config.json; give the directory of a saved model")
+        if directory is not None and not list(directory.glob("*.safetensors")):
+            raise InputError(f"{directory}: no weights (*.safetensors); give the directory of a saved model")
     device = resolve_device(args.device)
     return device, resolve_precision(args.precision, device)
 
@@ -289,16 +295,13 @@ def _mlm(args: argparse.Namespace) -> None:
 def _require_mlm_head(model: Path) -> None:
     from safetensors import safe_open
 
-    files = sorted(model.glob("*.safetensors"))
     keys: set[str] = set()
-    for file in files:
+    for file in sorted(model.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as tensors:
                 keys |= set(tensors.keys())
         except Exception as error:
             raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
-    if not files:
-        raise InputError(f"{model}: no weights (*.safetensors)")
     if not any(key.startswith("cls.predictions.") for key in keys):
         raise InputError(f"{model}: the weights hold no MLM head (cls.predictions); give one saved with it")
 
@@ -322,11 +325,9 @@ def _speed(args: argparse.Namespace) -> None:
         repeats=args.repeats,
     )
     for name, directory in directories.items():
-        scores[name]["weight_bytes"] = weight_bytes(directory)
+        scores[name] |= {"directory": str(directory), "weight_bytes": weight_bytes(directory)}
     result: dict[str, Any] = {
         "task": "speed",
-        "model": str(args.model),
-        "teacher": str(args.teacher) if args.teacher else None,
         "batch_size": args.batch_size,
         "seq_len": args.seq_len,
         "repeats": args.repeats,

@@ -11,15 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .errors import InputError
 
 
+def _is_full_disk(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors reports the system's errors as text only.
+    return isinstance(error, SafetensorError) and ("os error 28" in str(error) or "No space left" in str(error))
+
+
 @contextmanager
-def _explain_full_disk(folder: Path) -> Iterator[None]:
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk into an `InputError` that names `folder`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _is_full_disk(error):
             raise InputError(
                 f"{folder}: no space left on the device; nothing finished was lost. "
                 "Free some space and run again (add --resume to go on from the last checkpoint)."
@@ -45,7 +55,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    with _explain_full_disk(target.parent):
+    with explain_full_disk(target.parent):
         try:
             yield temporary
             _sync(temporary)
@@ -53,6 +63,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             _sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -67,13 +87,16 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    with _explain_full_disk(target.parent):
-        shutil.rmtree(temporary, ignore_errors=True)
+    with explain_full_disk(target.parent):
+        for stale in target.parent.glob(f".{target.name}.tmp-*"):  # of a process that was killed
+            if not _alive(int(stale.name.rpartition("-")[2])) or stale == temporary:
+                shutil.rmtree(stale, ignore_errors=True)
         temporary.mkdir()
         try:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
+                    file.chmod(file.stat().st_mode | 0o044)  # safetensors writes for its owner alone
                     _sync(file)
             _sync(temporary)
             if target.exists():

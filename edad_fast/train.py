@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .report import summary_table
 
         report = run(config)
+        if config.dry_run:
+            print(report["dry_run"])
+            return
         print(summary_table(report))
         print(f"student: {config.output_dir}/student   report: {config.output_dir}/report.md")
 

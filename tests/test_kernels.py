@@ -115,6 +115,7 @@ def test_the_difference_is_not_rounded_to_bf16_near_convergence() -> None:
     )
     ours = value_and_gradients(attention_score_mse, [*teacher, mask], student)
     plain = value_and_gradients(plain_attention, [*teacher, mask], student)
+    assert abs(float(ours[0] / exact[0]) - 1) <= 5e-6
     for a, p, e in zip(ours[1:], plain[1:], exact[1:], strict=True):
         error = (a.double() - e).norm() / e.norm()
         assert error <= torch.finfo(torch.bfloat16).eps / 2  # the rounding of the result alone

@@ -139,7 +139,8 @@ def test_metrics_beyond_the_checkpoint_and_torn_lines_are_cut(tmp_path: Path) ->
     stopped_run(tmp_path, "first", log_every=1)
     path = tmp_path / "metrics.jsonl"
     before = path.read_text()
-    path.write_text(before + '{"stage": "second", "step": 3}\n{"stage": "sec')
+    later = [json.dumps({"stage": stage, "step": step}) for stage, step in [("first", 12), ("second", 3)]]
+    path.write_text(before + "\n".join([*later, '{"stage": "sec']))
     train(tmp_path, ToyRun(), resume=True, log_every=1)
     assert path.read_text().startswith(before)
     assert [record["step"] for record in metrics(tmp_path)] == [*range(1, 12), *range(1, 8)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..batches import BatchStream, TokenShards, build_shards
 from ..config import TrainConfig
-from ..corpus import expand_globs
+from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
-from ..files import atomic_dir
+from ..files import atomic_dir, write_json
 from ..losses import layer_map
 from ..models import (
     add_extension,
@@ -63,9 +66,22 @@ class Data:
         return vocabulary_of(self.tokenizer)[len(self.general) :]
 
 
+def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
+    """Hash of all that decides the merged vocabulary."""
+    vocab_file = Path(config.vocab).read_text(encoding="utf-8") if config.vocab and Path(config.vocab).is_file() else None
+    parts = {
+        "general": vocabulary_of(base),
+        "corpus": corpus_fingerprint(expand_globs(config.corpus)) if config.vocab_size else None,
+        "vocab": vocab_file or config.vocab,
+        "options": [config.vocab_size, config.criterion, config.min_frequency, config.text_field, config.encoding_errors],
+    }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 def merged_tokenizer(config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path) -> PreTrainedTokenizerFast:
-    """The run's tokenizer: the one in `folder` if a run left it there, else learned or read, and saved there."""
-    if (folder / "tokenizer.json").is_file():
+    """The run's tokenizer: the one in `folder` if it was made from the same input, else learned or read."""
+    key, stamp = _vocabulary_key(config, base), folder / "fingerprint.json"
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == key:
         return load_tokenizer(folder)
     merged = build_vocabulary(
         base,
@@ -82,12 +98,9 @@ def merged_tokenizer(config: TrainConfig, base: PreTrainedTokenizerFast, folder:
     tokenizer = build_tokenizer(base, merged.pieces)
     with atomic_dir(folder) as temporary:
         save_tokenizer(tokenizer, temporary)
-    logger.info(
-        "vocabulary: %s pieces, %s of them new (%s)",
-        f"{len(merged.pieces):,}",
-        f"{len(merged.pieces) - merged.general_size:,}",
-        folder,
-    )
+        write_json(temporary / stamp.name, key)
+    new = len(merged.pieces) - merged.general_size
+    logger.info("vocabulary: %s pieces, %s of them new (%s)", f"{len(merged.pieces):,}", f"{new:,}", folder)
     return tokenizer
 
 
@@ -184,7 +197,7 @@ def rows_per_step(config: TrainConfig, shards: TokenShards) -> int:
         return _ROWS[1]
     tokens = config.max_tokens or (config.epochs or 1.0) * shards.n_tokens
     rows = tokens / _LEAST_STEPS / config.seq_len
-    return int(min(max(2 ** round(torch.tensor(max(rows, 1.0)).log2().item()), _ROWS[0]), _ROWS[1]))
+    return min(max(2 ** round(math.log2(max(rows, 1.0))), _ROWS[0]), _ROWS[1])
 
 
 def stage_steps(config: TrainConfig, rows: int, steps_per_epoch: int) -> int:

@@ -18,11 +18,12 @@ from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..files import atomic_dir, atomic_write
 from ..models import count_parameters, save_model
-from ..report import model_card, write_report
+from ..report import format_table, model_card, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
 from ..training import Ledger, Trainer, TrainerSettings
 from ..vocabulary import save_tokenizer
+from .cost import step_cost
 from .prepare import (
     Data,
     build_student,
@@ -55,7 +56,7 @@ def open_output_dir(config: TrainConfig) -> Path:
         raise InputError(f"{folder}: holds another run; add --resume to go on with it, --overwrite to remove it")
     elif file.is_file():
         _check_same_run(config, file)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and {entry.name for entry in folder.iterdir()} - {"vocabulary", "shards"}:
         raise InputError(f"{folder}: is not empty and holds no run of this program; give another --output_dir")
     elif config.resume:
         logger.warning("%s: no run to resume; starting one", folder)
@@ -91,7 +92,7 @@ def require_inputs(config: TrainConfig) -> None:
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Train as `config` says; return what report.json holds.
+    """Train as `config` says; return what report.json holds (with --dry_run only `dry_run`, a text).
 
     Raises:
         InputError: bad input or options. NonFiniteLoss, Interrupted: see `edad_fast.training.Trainer.run`.
@@ -102,7 +103,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     begin = time.perf_counter()
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    output_dir = open_output_dir(config)
+    output_dir = Path(config.output_dir) if config.dry_run else open_output_dir(config)
     data = load_data(config, output_dir)
     teacher = build_teacher(config, data)
     student = build_student(config, data, teacher)
@@ -111,11 +112,14 @@ def run(config: TrainConfig) -> dict[str, Any]:
     steps = stage_steps(config, rows, train_stream(config, data, rows, 0.0, pinned).stream.steps_per_epoch)
     preparation = time.perf_counter() - begin
 
-    measure = _held_out_loss(config, data, {"teacher": teacher, "student": student}, device, precision)
-    before = measure()
     parts = Ingredients(
         config, teacher, student, lambda probability: train_stream(config, data, rows, probability, pinned), steps
     )
+    if config.dry_run:
+        return {"dry_run": config.to_yaml() + dry_run_table(parts, rows, precision)}
+
+    measure = _held_out_loss(config, data, {"teacher": teacher, "student": student}, device, precision)
+    before = measure()
     settings = TrainerSettings(
         warmup_fraction=config.warmup_fraction,
         weight_decay=config.weight_decay,
@@ -154,6 +158,33 @@ def run(config: TrainConfig) -> dict[str, Any]:
     _save(config, output_dir, data, {"teacher": teacher, "student": student}, report)
     write_report(output_dir, report)
     return report
+
+
+def dry_run_table(parts: Ingredients, rows: int, precision: str) -> str:
+    """Parameters, and steps, FLOPs and memory of every stage, as a table."""
+    config = parts.config
+    lines: list[tuple[str, str]] = [
+        (f"{role} parameters", f"{count_parameters(model):,}")
+        for role, model in (("teacher", parts.teacher), ("student", parts.student))
+    ]
+    for build in build_stages(parts):
+        stage = build()
+        cost = step_cost(
+            stage,
+            rows=rows,
+            seq_len=config.seq_len,
+            mlm_probability=config.mlm_probability if stage.name != "distil" else 0.0,
+            accumulation_steps=config.accumulation_steps,
+            bf16=precision == "bf16",
+        )
+        lines += [
+            (f"{cost.stage}: steps", f"{stage.steps:,} of {rows * config.seq_len:,} tokens"),
+            (f"{cost.stage}: TFLOP a step", f"{cost.flops / 1e12:.3f}"),
+            (f"{cost.stage}: TFLOP in all", f"{cost.flops * stage.steps / 1e12:,.0f}"),
+            (f"{cost.stage}: weights, gradients, AdamW", f"{cost.weight_bytes / 1e6:,.0f} MB"),
+            (f"{cost.stage}: kept for backward", f"{cost.activation_bytes / 1e6:,.0f} MB"),
+        ]
+    return format_table(["dry run", precision], lines)
 
 
 def _held_out_loss(

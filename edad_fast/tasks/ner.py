@@ -35,7 +35,7 @@ class Protocol:
 
 PROTOCOLS = {
     "standard": Protocol(epochs=20, learning_rates=(5e-5, 1e-4, 2e-4), batch_size=32, top_layers=None),
-    # exBERT (Tai et al., Findings of EMNLP 2020), section 3.3 and the published fine-tuning script.
+    # The fine-tuning of exBERT (Tai et al., Findings of EMNLP 2020).
     "exbert": Protocol(epochs=3, learning_rates=(1e-5,), batch_size=20, top_layers=3),
 }
 
@@ -85,8 +85,10 @@ def score_tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
     `token_macro_f1`: the mean over classes, O included, of the token-level F1, the measure of the exBERT
     code; it is much higher than entity F1 and the two must not be compared.
     """
-    report = classification_report(list(gold), list(predicted), output_dict=True, zero_division=0)
-    micro = report.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0})
+    report = {"micro avg": {"precision": 0.0, "recall": 0.0, "f1-score": 0.0}}
+    if any(tag != "O" for tags in (*gold, *predicted) for tag in tags):  # seqeval averages over an empty list
+        report = classification_report(list(gold), list(predicted), output_dict=True, zero_division=0)
+    micro = report["micro avg"]
     per_type = {
         name: {
             "precision": float(row["precision"]),

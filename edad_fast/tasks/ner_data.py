@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = {"train": ("train",), "devel": ("devel", "dev", "valid"), "test": ("test",)}
 SUFFIXES = (".tsv", ".txt", ".conll")
@@ -82,10 +84,11 @@ def read_ner(path: str | Path) -> list[Sentence]:
     if not sentences:
         raise InputError(f"{path}: no sentence; write 'token TAB tag' lines")
     if orphans:
-        warnings.warn(
-            f"{path}: {orphans} I- tags without a B- before them (first in line {first_orphan}); "
-            "each is counted as the beginning of an entity",
-            stacklevel=2,
+        logger.warning(
+            "%s: %d I- tags without a B- before them (first in line %d); each begins an entity",
+            path,
+            orphans,
+            first_orphan,
         )
     return sentences
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import atomic_write
+from ..files import atomic_write, explain_full_disk
 
 LINE_INTERVAL_SECONDS = 10.0
 
@@ -48,15 +47,8 @@ class MetricsLog:
         Raises:
             InputError: no space left.
         """
-        try:
-            with open(self.path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record) + "\n")
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(
-                    f"{self.path}: no space left on the device; free some space and go on with --resume."
-                ) from error
-            raise
+        with explain_full_disk(self.path.parent), open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
 
     def sync(self) -> None:
         """Have all records on disk, so that no checkpoint is ahead of them."""
