@@ -40,39 +40,65 @@ class TrainConfig:
 
     # Options that may change on resume: they decide where and how to run, not the weights.
     FREE: ClassVar[frozenset[str]] = frozenset(
-        ("output_dir", "resume", "overwrite", "dry_run", "tensorboard", "keep_checkpoints", "log_every")
-        + ("checkpoint_every", "loader_workers", "device", "evaluation_tokens")
+        "output_dir resume overwrite dry_run tensorboard keep_checkpoints log_every checkpoint_every "
+        "loader_workers device evaluation_tokens".split()
     )
 
     # What to train
     method: Method = _option("edad", "system to run, as stages over one trainer", "method")
     teacher: str = _option("", "general BERT: a directory or a Hugging Face hub id", "models")
-    teacher_arch: Architecture = _option("bert", "exbert adds an extension module and a gate to each layer", "models")
-    teacher_extension: list[int] = _option([252, 1024], "exBERT teacher: hidden and intermediate width", "models")
-    student: str = _option("tinybert4", "tinybert4, minilm6, a BERT config.json, or a BERT directory", "models")
-    student_arch: Architecture = _option("bert", "bert loads everywhere; exbert is the paper's 22M student", "models")
-    student_extension: list[int] = _option([120, 512], "exBERT student: hidden and intermediate width", "models")
-    gate_bias: float = _option(0.0, "exBERT gate bias at the start; 0 = paper, 4 keeps most of the old path", "models")
+    teacher_arch: Architecture = _option(
+        "bert", "exbert adds an extension module and a gate to each layer", "models"
+    )
+    teacher_extension: list[int] = _option(
+        [252, 1024], "exBERT teacher: hidden and intermediate width", "models"
+    )
+    student: str = _option(
+        "tinybert4", "tinybert4, minilm6, a BERT config.json, or a BERT directory", "models"
+    )
+    student_arch: Architecture = _option(
+        "bert", "bert loads everywhere; exbert is the paper's 22M student", "models"
+    )
+    student_extension: list[int] = _option(
+        [120, 512], "exBERT student: hidden and intermediate width", "models"
+    )
+    gate_bias: float = _option(
+        0.0, "exBERT gate bias at the start; 0 = paper, 4 keeps most of the old path", "models"
+    )
     embedding_init: Literal["mean", "random"] = _option(
         "mean", "rows of new pieces: mean of the old pieces they split into, or random", "models"
     )
 
     # Text and vocabulary
-    corpus: list[str] = _option([], "domain text: files or globs (.txt .jsonl .csv .parquet, .gz .xz .zst)", "text")
+    corpus: list[str] = _option(
+        [], "domain text: files or globs (.txt .jsonl .csv .parquet, .gz .xz .zst)", "text"
+    )
     validation: list[str] = _option([], "held-out text; without it a share of the corpus is held out", "text")
-    held_out_fraction: float = _option(0.005, "share of the documents held out when there is no --validation", "text")
+    held_out_fraction: float = _option(
+        0.005, "share of the documents held out when there is no --validation", "text"
+    )
     text_field: str = _option("text", "field of .jsonl, column of .csv and .parquet", "text")
-    encoding_errors: Literal["strict", "replace"] = _option("strict", "what to do with bytes that are not UTF-8", "text")
+    encoding_errors: Literal["strict", "replace"] = _option(
+        "strict", "what to do with bytes that are not UTF-8", "text"
+    )
     max_line_mib: int = _option(64, "longest line accepted, MiB", "text")
-    vocab_size: str | None = _option(None, "size of the merged vocabulary; default: the teacher's own", "text")
-    vocab: str | None = _option(None, "ready merged vocabulary (one piece a line, the teacher's first)", "text")
-    criterion: Literal["frequency"] = _option("frequency", "how merges are chosen when learning WordPieces", "text")
+    vocab_size: str | None = _option(
+        None, "size of the merged vocabulary; default: the teacher's own", "text"
+    )
+    vocab: str | None = _option(
+        None, "ready merged vocabulary (one piece a line, the teacher's first)", "text"
+    )
+    criterion: Literal["frequency"] = _option(
+        "frequency", "how merges are chosen when learning WordPieces", "text"
+    )
     min_frequency: int = _option(2, "least count of a learned piece", "text")
 
     # Batches
     seq_len: int = _option(128, "tokens a sequence, with [CLS] and [SEP]", "batches")
     batch_tokens: int | None = _option(
-        None, "tokens an optimiser step; default: between 16 and 256 sequences, to give 250 steps or more", "batches"
+        None,
+        "tokens an optimiser step; default: between 16 and 256 sequences, to give 250 steps or more",
+        "batches",
     )
     accumulation_steps: int = _option(1, "micro-batches an optimiser step is cut into", "batches")
     mlm_probability: float = _option(0.15, "share of the tokens to predict", "batches")
@@ -81,10 +107,16 @@ class TrainConfig:
     loader_workers: int = _option(1, "processes that prepare batches; 0: in the training process", "batches")
 
     # Losses
-    schedule: ScheduleKind = _option("linear", "how alpha runs from domain adaptation to distillation", "losses")
+    schedule: ScheduleKind = _option(
+        "linear", "how alpha runs from domain adaptation to distillation", "losses"
+    )
     alpha: float = _option(0.5, "alpha of --schedule constant", "losses")
-    alpha_start: float | None = _option(None, "alpha at the start of a schedule; default 1, reverse kinds 0", "losses")
-    alpha_end: float | None = _option(None, "alpha at the end of a schedule; default 0, reverse kinds 1", "losses")
+    alpha_start: float | None = _option(
+        None, "alpha at the start of a schedule; default 1, reverse kinds 0", "losses"
+    )
+    alpha_end: float | None = _option(
+        None, "alpha at the end of a schedule; default 0, reverse kinds 1", "losses"
+    )
     alpha_scope: AlphaScope = _option(
         "student",
         "what alpha weighs: student (teacher: L_DA; student: alpha L_DA + (1-alpha) L_DT), teacher_student "
@@ -92,7 +124,9 @@ class TrainConfig:
         "losses",
     )
     layer_map: str = _option("uniform", "uniform, last, or teacher layers such as 3,6,9,12", "losses")
-    head_match: str = _option("auto", "unequal head counts: auto, equal, mean, regroup, or a list such as 0,2,4", "losses")
+    head_match: str = _option(
+        "auto", "unequal head counts: auto, equal, mean, regroup, or a list such as 0,2,4", "losses"
+    )
     attention_mode: Literal["tinybert", "valid_pairs"] = _option(
         "tinybert", "mean over all pairs as TinyBERT takes it, or over valid pairs only", "losses"
     )
@@ -100,7 +134,9 @@ class TrainConfig:
     hidden_weight: float = _option(1.0, "weight of the hidden-state MSE", "losses")
     mlm_weight: float = _option(1.0, "weight of the MLM loss", "losses")
     nsp_weight: float = _option(1.0, "weight of the NSP loss", "losses")
-    loss_backend: Literal["auto", "reference", "chunked"] = _option("auto", "implementation of the losses", "losses")
+    loss_backend: Literal["auto", "reference", "chunked"] = _option(
+        "auto", "implementation of the losses", "losses"
+    )
 
     # Optimisation
     max_tokens: int | None = _option(None, "tokens to train on, in each stage", "optimisation")
@@ -113,7 +149,9 @@ class TrainConfig:
     max_grad_norm: float = _option(1.0, "gradient clipping, per model", "optimisation")
     dropout: float = _option(0.0, "dropout of both models during training", "optimisation")
     precision: Literal["auto", "bf16", "fp32"] = _option(
-        "auto", "bf16 autocast over fp32 weights, or fp32; auto: bf16 where the device computes it", "optimisation"
+        "auto",
+        "bf16 autocast over fp32 weights, or fp32; auto: bf16 where the device computes it",
+        "optimisation",
     )
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where to train", "optimisation")
     seed: int = _option(0, "decides initial weights, order and masks", "optimisation")
@@ -123,7 +161,9 @@ class TrainConfig:
     resume: bool = _option(False, "go on from the newest whole checkpoint of output_dir", "run")
     overwrite: bool = _option(False, "remove the run that is in output_dir", "run")
     dry_run: bool = _option(False, "print configuration, parameters, memory and FLOPs, then stop", "run")
-    checkpoint_every: int | None = _option(None, "optimiser steps between checkpoints; default: a tenth of a stage", "run")
+    checkpoint_every: int | None = _option(
+        None, "optimiser steps between checkpoints; default: a tenth of a stage", "run"
+    )
     keep_checkpoints: int = _option(2, "newest checkpoints kept", "run")
     log_every: int = _option(10, "optimiser steps between lines of metrics.jsonl", "run")
     evaluation_tokens: int = _option(65536, "held-out tokens for the MLM loss before and after", "run")
@@ -160,7 +200,9 @@ def _convert(name: str, value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if value not in arguments:
             near = suggestion(str(value), [str(a) for a in arguments])
-            raise InputError(f"{where}: {name} is {value!r}, not one of {', '.join(map(str, arguments))}{near}")
+            raise InputError(
+                f"{where}: {name} is {value!r}, not one of {', '.join(map(str, arguments))}{near}"
+            )
         return value
     if origin is list:
         items = value if isinstance(value, list) else [value]
@@ -227,10 +269,15 @@ def build_parser() -> argparse.ArgumentParser:
     groups: dict[str, Any] = {}
     for option in dataclasses.fields(TrainConfig):
         title = option.metadata["group"]
-        group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else None)
-        default = option.default if option.default is not dataclasses.MISSING else option.default_factory()  # type: ignore[misc]
-        shown = "" if default in (None, "", []) else f" (default: {default})"
-        arguments: dict[str, Any] = {"default": argparse.SUPPRESS, "help": option.metadata["help"].replace("%", "%%") + shown}
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        factory = option.default_factory
+        default = option.default if factory is dataclasses.MISSING else factory()
+        shown = "" if default in (None, "", [], False) else f" (default: {default})"
+        arguments: dict[str, Any] = {
+            "default": argparse.SUPPRESS,
+            "help": option.metadata["help"].replace("%", "%%") + shown,
+        }
         hint = hints[option.name]
         if hint is bool:
             arguments.update(nargs="?", const=True, metavar="true|false")
@@ -240,7 +287,7 @@ def build_parser() -> argparse.ArgumentParser:
             arguments.update(metavar="|".join(map(str, typing.get_args(hint))))
         else:
             arguments.update(metavar="N" if "int" in str(hint) or "float" in str(hint) else "X")
-        group.add_argument(f"--{option.name}", **arguments)
+        groups[title].add_argument(f"--{option.name}", **arguments)
     return parser
 
 
@@ -268,7 +315,9 @@ def validate(config: TrainConfig) -> None:
     """
     given = [name for name in ("max_tokens", "max_steps", "epochs") if getattr(config, name) is not None]
     if len(given) > 1:
-        raise InputError(f"give one of --max_tokens, --max_steps, --epochs; got {', '.join('--' + g for g in given)}")
+        raise InputError(
+            f"give one of --max_tokens, --max_steps, --epochs; got {', '.join('--' + g for g in given)}"
+        )
     for name in given:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
@@ -277,8 +326,18 @@ def validate(config: TrainConfig) -> None:
     if config.vocab_size is not None and not config.vocab_size.isdigit():
         raise InputError(f"--vocab_size is {config.vocab_size!r}; give the number of pieces, such as 40000")
     if config.resume and config.overwrite:
-        raise InputError("--resume goes on with the run in output_dir, --overwrite removes it; give one of them")
-    for name in ("alpha", "alpha_start", "alpha_end", "mlm_probability", "held_out_fraction", "dropout", "warmup_fraction"):
+        raise InputError(
+            "--resume goes on with the run in output_dir, --overwrite removes it; give one of them"
+        )
+    for name in (
+        "alpha",
+        "alpha_start",
+        "alpha_end",
+        "mlm_probability",
+        "held_out_fraction",
+        "dropout",
+        "warmup_fraction",
+    ):
         if getattr(config, name) is not None and not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"--{name} is {getattr(config, name)}; it must lie between 0 and 1")
     for name in ("seq_len", "accumulation_steps", "keep_checkpoints", "log_every"):

@@ -34,7 +34,7 @@ GENERAL_PIECES, MERGED_PIECES = 200, 1000
 SEQ_LEN, ROWS = 64, 32
 TEACHER = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1024}
 STUDENT = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 384}
-NER_OPTIONS = ("--seeds", "1", "--epochs", "3", "--learning_rate", "5e-4", "--device", "cpu")
+NER_OPTIONS = ("--seeds", "1", "--learning_rate", "5e-4", "--device", "cpu")
 
 
 def pretrain_teacher(data: DemoData, folder: Path, *, steps: int, seed: int = 0) -> None:
@@ -47,7 +47,9 @@ def pretrain_teacher(data: DemoData, folder: Path, *, steps: int, seed: int = 0)
     shards = build_shards(tokenizer, [data.general], folder.parent / "general_shards", progress=False)
     stream = BatchStream.for_tokenizer(tokenizer, shards, seq_len=SEQ_LEN, rows_per_step=ROWS, seed=seed)
     torch.manual_seed(seed)
-    model = build_pretraining_model(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **TEACHER))
+    model = build_pretraining_model(
+        BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **TEACHER)
+    )
     set_dropout(model, 0.0)
     objective = Adaptation(prepare_for_training(model), "teacher", 1e-3, AdaptationLoss())
     settings = TrainerSettings(
@@ -68,7 +70,9 @@ def demo(output_dir: Path = Path("runs/demo"), *, scale: float = 1.0) -> dict[st
     transformers.logging.disable_progress_bar()
     marker = output_dir / "demo.json"
     if output_dir.exists() and any(output_dir.iterdir()) and not marker.is_file():
-        raise InputError(f"{output_dir}: is not empty and holds no demo; move it away or run the demo elsewhere")
+        raise InputError(
+            f"{output_dir}: is not empty and holds no demo; move it away or run the demo elsewhere"
+        )
     shutil.rmtree(output_dir, ignore_errors=True)
     output_dir.mkdir(parents=True)
     marker.write_text("{}\n", encoding="utf-8")
@@ -98,7 +102,7 @@ def demo(output_dir: Path = Path("runs/demo"), *, scale: float = 1.0) -> dict[st
     )
     report = run(config)
     print("4/4  named entities and speed", flush=True)
-    report["evaluation"] = _evaluate(Path(config.output_dir), data.ner)
+    report["evaluation"] = _evaluate(Path(config.output_dir), data.ner, epochs=3 if scale >= 1.0 else 1)
     print(_table(report))
     print(f"student: {config.output_dir}/student    teacher: {config.output_dir}/teacher")
     print(f"report:  {config.output_dir}/report.md  plots: {config.output_dir}/plots/")
@@ -106,12 +110,13 @@ def demo(output_dir: Path = Path("runs/demo"), *, scale: float = 1.0) -> dict[st
     return report
 
 
-def _evaluate(run_dir: Path, ner: Path) -> dict[str, Any]:
+def _evaluate(run_dir: Path, ner: Path, *, epochs: int) -> dict[str, Any]:
     student, teacher, out = run_dir / "student", run_dir / "teacher", run_dir / "evaluation"
+    ner_task = ["ner", "--model", student, "--data", ner, "--epochs", epochs, *NER_OPTIONS]
     tasks = {
         "speed": ["speed", "--model", student, "--teacher", teacher, "--seq_len", SEQ_LEN, "--device", "cpu"],
-        "ner": ["ner", "--model", student, "--data", ner, *NER_OPTIONS],
-        "ner_untrained": ["ner", "--model", student, "--data", ner, "--untrained", *NER_OPTIONS],
+        "ner": ner_task,
+        "ner_untrained": [*ner_task, "--untrained"],
     }
     results = {}
     for name, arguments in tasks.items():
@@ -126,7 +131,9 @@ def _table(report: dict[str, Any]) -> str:
     speed, losses = report["evaluation"]["speed"], report["mlm_loss"]
     rows = [["parameters", f"{report['parameters']['teacher']:,}", f"{report['parameters']['student']:,}"]]
     for when in ("before", "after"):
-        rows.append([f"held-out MLM loss {when}", *(f"{losses[role][when]:.3f}" for role in ("teacher", "student"))])
+        rows.append(
+            [f"held-out MLM loss {when}", *(f"{losses[role][when]:.3f}" for role in ("teacher", "student"))]
+        )
     for title, key, digits in (
         ("weights, MB", "weight_bytes", 1e-6),
         ("sentences/s", "sentences_per_second", 1.0),

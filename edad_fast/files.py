@@ -20,7 +20,9 @@ def _is_full_disk(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     # safetensors reports the system's errors as text only.
-    return isinstance(error, SafetensorError) and ("os error 28" in str(error) or "No space left" in str(error))
+    return isinstance(error, SafetensorError) and (
+        "os error 28" in str(error) or "No space left" in str(error)
+    )
 
 
 @contextmanager

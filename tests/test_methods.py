@@ -122,7 +122,8 @@ def test_general_distillation_freezes_the_teacher_and_sees_unmasked_text(kit: Ki
     assert not any(name.startswith("teacher") for name in gradients)
     assert not distil.objective.teacher.training
     (masked,), (plain,) = next(adapt.batches.iterate(0, 1)), next(distil.batches.iterate(0, 1))
-    assert len(masked.masked_positions) and not len(plain.masked_positions)
+    assert len(masked.masked_positions)
+    assert not len(plain.masked_positions)
     restored = masked.input_ids.flatten().clone()
     restored[masked.masked_positions] = masked.masked_labels
     assert torch.equal(restored, plain.input_ids.flatten())
@@ -141,9 +142,16 @@ def test_accumulation_equals_one_large_batch(kit: Kit, changes: dict[str, object
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("changes", [{"teacher_arch": "exbert", "teacher_extension": [8, 16]},
-                                     {"student_arch": "exbert", "student_extension": [4, 8]},
-                                     {"head_match": "mean"}, {"layer_map": "2,4"}, {"layer_map": "last"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teacher_arch": "exbert", "teacher_extension": [8, 16]},
+        {"student_arch": "exbert", "student_extension": [4, 8]},
+        {"head_match": "mean"},
+        {"layer_map": "2,4"},
+        {"layer_map": "last"},
+    ],
+)
 def test_variants_give_finite_losses(kit: Kit, changes: dict[str, object]) -> None:
     stage = kit.stage(**changes)
     assert all(torch.isfinite(g).all() for g in _gradients(stage, 0.5).values())
@@ -163,7 +171,11 @@ def test_models_start_from_the_seed(kit: Kit) -> None:
 
     first, again, other = weights(1), weights(1), weights(2)
     for model, same, different in zip(first, again, other, strict=True):
-        key = "cls.predictions.transform.dense.weight" if model is first[1] else "bert.embeddings.word_embeddings.weight"
+        key = (
+            "cls.predictions.transform.dense.weight"
+            if model is first[1]
+            else "bert.embeddings.word_embeddings.weight"
+        )
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
         if model is first[1]:
             assert not torch.equal(model.state_dict()[key], different.state_dict()[key])

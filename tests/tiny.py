@@ -10,7 +10,10 @@ from transformers import BertConfig, BertForPreTraining
 
 from edad_fast.vocabulary import load_tokenizer, save_tokenizer, write_vocab
 
-WORDS = "the a of in and with to cell gene drug liver heart acts binds lowers raises because often never".split()
+WORDS = [
+    *("the", "a", "of", "in", "and", "with", "to", "cell", "gene", "drug", "liver", "heart"),
+    *("acts", "binds", "lowers", "raises", "because", "often", "never"),
+]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -28,7 +31,17 @@ def tiny_config(vocab_size: int, *, layers: int = 4, width: int = 24, heads: int
 def tiny_teacher(folder: Path, *, layers: int = 4) -> Path:
     """Write a general BERT whose vocabulary is letters and `WORDS`; returns `folder`."""
     folder.mkdir(parents=True)
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *LETTERS, *(f"##{c}" for c in LETTERS), *WORDS]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        ".",
+        *LETTERS,
+        *(f"##{c}" for c in LETTERS),
+        *WORDS,
+    ]
     write_vocab(folder / "vocab.txt", list(dict.fromkeys(pieces)))
     tokenizer = load_tokenizer(folder / "vocab.txt")
     save_tokenizer(tokenizer, folder)

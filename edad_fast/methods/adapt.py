@@ -42,7 +42,9 @@ class AdaptationLoss:
     nsp_weight: float = 1.0
     backend: str = "auto"
 
-    def __call__(self, model: PreTrainedModel, output: EncoderOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, model: PreTrainedModel, output: EncoderOutput, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum and the unweighted terms, both as this micro-batch's share of the step."""
         predictions = model.cls.predictions
         mlm = batch.shares.masked * MaskedLMHead(self.backend)(

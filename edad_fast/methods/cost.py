@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..batches import Batch
-from ..training import Stage
+from ..training import Objective, Stage
 
 _STATE_BYTES = 4 + 4 + 8  # fp32 weight, its gradient, two AdamW moments
 
@@ -54,11 +55,12 @@ def step_cost(
 ) -> StepCost:
     """Run one micro-batch of `stage` on fake tensors: shapes and dtypes without data, time or memory.
 
-    `rows` are of the whole step. Alpha is taken half-way, so that every term counts. The models of `stage` are
-    not changed.
+    `rows` are of the whole step. Alpha is taken half-way, so that every term counts. The models of `stage`
+    are not changed.
     """
     objective = stage.objective
-    trained = [p for group in objective.parameter_groups() for p in group.parameters.values()]  # type: ignore[operator]
+    groups = cast(Objective, objective).parameter_groups()
+    trained = [p for group in groups for p in group.parameters.values()]
     kept: dict[int, int] = {}
     storages: list[Tensor] = []  # held, so that no address is used twice
 
@@ -70,7 +72,10 @@ def step_cost(
 
     counter = FlopCounterMode(display=False)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        parameters = {name: torch.nn.Parameter(fake.from_tensor(p), p.requires_grad) for name, p in objective.named_parameters()}
+        parameters: dict[str, Tensor] = {
+            name: torch.nn.Parameter(fake.from_tensor(p), p.requires_grad)
+            for name, p in objective.named_parameters()
+        }
         batch = _full_batch(max(1, rows // accumulation_steps), seq_len, mlm_probability)
         with counter, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             with saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -83,4 +88,3 @@ def step_cost(
         weight_bytes=_STATE_BYTES * sum(p.numel() for p in trained) + 4 * frozen,
         activation_bytes=sum(kept.values()),
     )
-

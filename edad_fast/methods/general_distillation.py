@@ -1,4 +1,7 @@
-"""General distillation: L_DT from a frozen teacher, on unmasked text (TinyBERT, Section 3.2; X_GD in EDAD's tables)."""
+"""General distillation: L_DT from a frozen teacher, on unmasked text.
+
+TinyBERT, Section 3.2; X_GD in EDAD's tables.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,11 @@ class GeneralDistillation(nn.Module):
     """Objective: L_DT alone; the teacher is frozen. Alpha plays no part."""
 
     def __init__(
-        self, teacher: PreTrainedModel, student: PreTrainedModel, distillation: LayerDistillation, learning_rate: float
+        self,
+        teacher: PreTrainedModel,
+        student: PreTrainedModel,
+        distillation: LayerDistillation,
+        learning_rate: float,
     ) -> None:
         super().__init__()
         self.teacher, self.student, self.distillation = teacher.requires_grad_(False), student, distillation
@@ -95,7 +102,9 @@ class GeneralDistillation(nn.Module):
             teacher = encode_batch(
                 self.teacher, batch, hidden_states=True, score_layers=self.distillation.teacher_layers
             )
-        student = encode_batch(self.student, batch, hidden_states=True, score_layers=self.distillation.student_layers)
+        student = encode_batch(
+            self.student, batch, hidden_states=True, score_layers=self.distillation.student_layers
+        )
         total, terms = self.distillation(student, teacher, batch)
         return LossTerms(total, terms)
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,17 +69,29 @@ class Data:
 
 def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
     """Hash of all that decides the merged vocabulary."""
-    vocab_file = Path(config.vocab).read_text(encoding="utf-8") if config.vocab and Path(config.vocab).is_file() else None
+    vocab_file = (
+        Path(config.vocab).read_text(encoding="utf-8")
+        if config.vocab and Path(config.vocab).is_file()
+        else None
+    )
     parts = {
         "general": vocabulary_of(base),
         "corpus": corpus_fingerprint(expand_globs(config.corpus)) if config.vocab_size else None,
         "vocab": vocab_file or config.vocab,
-        "options": [config.vocab_size, config.criterion, config.min_frequency, config.text_field, config.encoding_errors],
+        "options": [
+            config.vocab_size,
+            config.criterion,
+            config.min_frequency,
+            config.text_field,
+            config.encoding_errors,
+        ],
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def merged_tokenizer(config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path) -> PreTrainedTokenizerFast:
+def merged_tokenizer(
+    config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path
+) -> PreTrainedTokenizerFast:
     """The run's tokenizer: the one in `folder` if it was made from the same input, else learned or read."""
     key, stamp = _vocabulary_key(config, base), folder / "fingerprint.json"
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == key:
@@ -109,17 +122,19 @@ def load_data(config: TrainConfig, output_dir: Path) -> Data:
     sources = expand_globs(config.corpus)
     base = load_tokenizer(config.teacher)
     tokenizer = merged_tokenizer(config, base, output_dir / "vocabulary")
-    options = {
-        "text_field": config.text_field,
-        "encoding_errors": config.encoding_errors,
-        "max_line_mib": config.max_line_mib,
-    }
+    build = partial(
+        build_shards,
+        tokenizer,
+        text_field=config.text_field,
+        encoding_errors=config.encoding_errors,
+        max_line_mib=config.max_line_mib,
+    )
     fraction = 0.0 if config.validation else config.held_out_fraction
-    shards = build_shards(tokenizer, sources, output_dir / "shards" / "corpus", held_out_fraction=fraction, **options)
+    shards = build(sources, output_dir / "shards" / "corpus", held_out_fraction=fraction)
     held_out: tuple[TokenShards, str] | None = None
     if config.validation:
         folder = output_dir / "shards" / "validation"
-        held_out = (build_shards(tokenizer, expand_globs(config.validation), folder, **options), "train")
+        held_out = (build(expand_globs(config.validation), folder), "train")
     elif len(shards.held_out):
         held_out = (shards, "held_out")
     else:
@@ -153,8 +168,8 @@ def build_student(config: TrainConfig, data: Data, teacher: PreTrainedModel) -> 
     if has_weights(config.student):
         if vocabulary_of(load_tokenizer(config.student)) != data.general:
             raise InputError(
-                f"--student {config.student}: its vocabulary is not the teacher's; use a student over the same pieces, "
-                "or its config.json alone to start from fresh weights"
+                f"--student {config.student}: its vocabulary is not the teacher's; use a student over the same "
+                "pieces, or its config.json alone to start from fresh weights"
             )
         student = load_pretraining_model(config.student)
         _expand(config, student, data)
@@ -171,11 +186,13 @@ def build_student(config: TrainConfig, data: Data, teacher: PreTrainedModel) -> 
 def _expand(config: TrainConfig, model: PreTrainedModel, data: Data) -> None:
     if model.config.vocab_size != len(data.general):
         raise InputError(
-            f"{model.config._name_or_path}: {model.config.vocab_size} embedding rows but {len(data.general)} pieces in "
-            "its tokenizer; the two must agree"
+            f"{model.config._name_or_path}: {model.config.vocab_size} embedding rows but {len(data.general)} "
+            "pieces in its tokenizer; the two must agree"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    expand_embeddings(model, decompose(data.added, data.general), init=config.embedding_init, generator=generator)
+    expand_embeddings(
+        model, decompose(data.added, data.general), init=config.embedding_init, generator=generator
+    )
 
 
 def _ready(config: TrainConfig, model: PreTrainedModel) -> PreTrainedModel:
@@ -186,7 +203,10 @@ def _ready(config: TrainConfig, model: PreTrainedModel) -> PreTrainedModel:
 def _check_positions(config: TrainConfig, model: PreTrainedModel, name: str) -> None:
     positions = model.config.max_position_embeddings
     if config.seq_len > positions:
-        raise InputError(f"--seq_len {config.seq_len} is above the {positions} positions of {name}; give at most {positions}")
+        raise InputError(
+            f"--seq_len {config.seq_len} is above the {positions} positions of {name}; "
+            f"give at most {positions}"
+        )
 
 
 def rows_per_step(config: TrainConfig, shards: TokenShards) -> int:
@@ -209,7 +229,9 @@ def stage_steps(config: TrainConfig, rows: int, steps_per_epoch: int) -> int:
     return max(1, round((config.epochs or 1.0) * steps_per_epoch))
 
 
-def train_stream(config: TrainConfig, data: Data, rows: int, mlm_probability: float, pin_memory: bool) -> LoadedStream:
+def train_stream(
+    config: TrainConfig, data: Data, rows: int, mlm_probability: float, pin_memory: bool
+) -> LoadedStream:
     """Batches of the corpus; `mlm_probability` 0 leaves the text as it is."""
     stream = BatchStream.for_tokenizer(
         data.tokenizer,
@@ -231,5 +253,11 @@ def held_out_stream(config: TrainConfig, data: Data) -> BatchStream | None:
         return None
     shards, split = data.held_out
     return BatchStream.for_tokenizer(
-        data.tokenizer, shards, seq_len=config.seq_len, rows_per_step=32, mlm_probability=0.15, seed=0, split=split
+        data.tokenizer,
+        shards,
+        seq_len=config.seq_len,
+        rows_per_step=32,
+        mlm_probability=0.15,
+        seed=0,
+        split=split,
     )

@@ -18,7 +18,7 @@ from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..files import atomic_dir, atomic_write
 from ..models import count_parameters, save_model
-from ..report import format_table, model_card, write_report
+from ..report import format_table, model_card, read_metrics, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
 from ..training import Ledger, Trainer, TrainerSettings
@@ -43,8 +43,8 @@ def open_output_dir(config: TrainConfig) -> Path:
     """Take the run's folder, and write the resolved config.yaml into it.
 
     Raises:
-        InputError: another run is in it and neither --resume nor --overwrite is given; or --resume with options
-            that change the result (they are named).
+        InputError: another run is in it and neither --resume nor --overwrite is given; or --resume with
+            options that change the result (they are named).
     """
     folder = Path(config.output_dir)
     file = folder / "config.yaml"
@@ -53,11 +53,15 @@ def open_output_dir(config: TrainConfig) -> Path:
     if file.is_file() and config.overwrite:
         shutil.rmtree(folder)
     elif file.is_file() and not config.resume:
-        raise InputError(f"{folder}: holds another run; add --resume to go on with it, --overwrite to remove it")
+        raise InputError(
+            f"{folder}: holds another run; add --resume to go on with it, --overwrite to remove it"
+        )
     elif file.is_file():
         _check_same_run(config, file)
     elif folder.exists() and {entry.name for entry in folder.iterdir()} - {"vocabulary", "shards"}:
-        raise InputError(f"{folder}: is not empty and holds no run of this program; give another --output_dir")
+        raise InputError(
+            f"{folder}: is not empty and holds no run of this program; give another --output_dir"
+        )
     elif config.resume:
         logger.warning("%s: no run to resume; starting one", folder)
     with atomic_write(file) as temporary:
@@ -77,7 +81,9 @@ def _check_same_run(config: TrainConfig, file: Path) -> None:
         for name, value in vars(config).items()
         if value != getattr(earlier, name) and name not in TrainConfig.FREE
     ]
-    raise InputError(f"{file}: the run was started with other options: {'; '.join(changed)}. Resume with the same ones.")
+    raise InputError(
+        f"{file}: the run was started with other options: {'; '.join(changed)}. Resume with the same ones."
+    )
 
 
 def require_inputs(config: TrainConfig) -> None:
@@ -113,7 +119,11 @@ def run(config: TrainConfig) -> dict[str, Any]:
     preparation = time.perf_counter() - begin
 
     parts = Ingredients(
-        config, teacher, student, lambda probability: train_stream(config, data, rows, probability, pinned), steps
+        config,
+        teacher,
+        student,
+        lambda probability: train_stream(config, data, rows, probability, pinned),
+        steps,
     )
     if config.dry_run:
         return {"dry_run": config.to_yaml() + dry_run_table(parts, rows, precision)}
@@ -142,7 +152,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
         "seed": config.seed,
         "config_hash": config.fingerprint(),
         "teacher": config.teacher,
-        "corpus": [{"name": str(f["name"]), "size": f["size"]} for f in corpus_fingerprint(expand_globs(config.corpus))],
+        "corpus": [
+            {"name": str(f["name"]), "size": f["size"]}
+            for f in corpus_fingerprint(expand_globs(config.corpus))
+        ],
         "vocabulary": {"size": len(data.tokenizer), "added": len(data.added)},
         "parameters": {"teacher": count_parameters(teacher), "student": count_parameters(student)},
         "tokens_seen": ledger.tokens,
@@ -152,6 +165,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         "device_name": device_name(device),
         "preparation_seconds": preparation,
         **_costs(ledger),
+        "losses": {record["stage"]: record["terms"] for record in read_metrics(output_dir / "metrics.jsonl")},
         "mlm_loss": {name: {"before": before.get(name), "after": after.get(name)} for name in after},
         "evaluation": {},
     }
@@ -197,7 +211,9 @@ def _held_out_loss(
             return {}
         batches = max(1, config.evaluation_tokens // (stream.rows_per_step * config.seq_len))
         return {
-            name: masked_lm_loss_on(model, stream, max_batches=batches, device=device, precision=precision)["loss"]
+            name: masked_lm_loss_on(model, stream, max_batches=batches, device=device, precision=precision)[
+                "loss"
+            ]
             for name, model in models.items()
         }
 
@@ -216,7 +232,11 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
 
 
 def _save(
-    config: TrainConfig, output_dir: Path, data: Data, models: dict[str, PreTrainedModel], report: dict[str, Any]
+    config: TrainConfig,
+    output_dir: Path,
+    data: Data,
+    models: dict[str, PreTrainedModel],
+    report: dict[str, Any],
 ) -> None:
     for role, model in models.items():
         with atomic_dir(output_dir / role) as folder:

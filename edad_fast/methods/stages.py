@@ -74,7 +74,9 @@ def distillation_of(parts: Ingredients) -> LayerDistillation:
 def _adapt_teacher(parts: Ingredients) -> Stage:
     config = parts.config
     objective = Adaptation(parts.teacher, "teacher", config.learning_rate, _adaptation_loss(config))
-    return Stage("adapt", objective, parts.stream(config.mlm_probability), parts.steps, alpha=lambda progress: 1.0)
+    return Stage(
+        "adapt", objective, parts.stream(config.mlm_probability), parts.steps, alpha=lambda progress: 1.0
+    )
 
 
 def _distil(parts: Ingredients) -> Stage:
@@ -95,7 +97,9 @@ def _one_pass(parts: Ingredients) -> Stage:
         teacher_learning_rate=config.learning_rate,
         student_learning_rate=config.student_learning_rate,
     )
-    alpha = AlphaSchedule(config.schedule, start=config.alpha_start, end=config.alpha_end, constant=config.alpha)
+    alpha = AlphaSchedule(
+        config.schedule, start=config.alpha_start, end=config.alpha_end, constant=config.alpha
+    )
     return Stage("edad", objective, parts.stream(config.mlm_probability), parts.steps, alpha=alpha)
 
 

@@ -1,8 +1,8 @@
 """Queries, keys and hidden states of an encoder, with SDPA left on.
 
-`output_attentions=True` would switch SDPA off (or give nothing at all), so the queries and keys are taken where the
-attention function is handed them: through the attention interface of transformers. BERT obeys that interface from
-transformers 5 on; before, the same tensors are the outputs of the query and key projections.
+`output_attentions=True` would switch SDPA off (or give nothing at all), so the queries and keys are taken where
+the attention function is handed them: through the attention interface of transformers. BERT obeys that interface
+from transformers 5 on; before, the same tensors are the outputs of the query and key projections.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class EncoderOutput:
     def detach(self) -> EncoderOutput:
         """The same values, cut from the graph."""
         lists = (self.hidden_states, self.queries, self.keys)
-        return EncoderOutput(self.last_hidden.detach(), *(tuple(t.detach() for t in tensors) for tensors in lists))
+        return EncoderOutput(
+            self.last_hidden.detach(), *(tuple(t.detach() for t in tensors) for tensors in lists)
+        )
 
 
 def _capturing_sdpa(
@@ -53,7 +55,9 @@ def _capturing_sdpa(
         sink["query"], sink["key"] = query, key
     if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
         # The CPU's flash kernel runs its backward pass three times slower in bf16 than in fp32.
-        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
+        output, _ = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+        )
         return output.to(query.dtype), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -118,7 +122,9 @@ def encode(
         hidden_states: keep every layer's output.
         score_layers: 1-based layers whose queries and keys are kept (of the original module in exBERT).
     """
-    states = model.bert.embeddings(input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids)
+    states = model.bert.embeddings(
+        input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids
+    )
     collected = [states]
     with _sinks(model, score_layers) as sinks:
         for layer in model.bert.encoder.layer:
@@ -153,4 +159,3 @@ def set_dropout(model: nn.Module, probability: float) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Parameters of `model`, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,24 +40,27 @@ def _model_type(source: str | Path) -> str:
         return str(AutoConfig.from_pretrained(source, trust_remote_code=False).model_type)
     except Exception as error:
         raise InputError(
-            f"{source}: neither a directory nor a model that can be fetched from the hub ({error}); check --teacher"
+            f"{source}: neither a directory nor a model that can be fetched from the hub ({error}); "
+            "check --teacher"
         ) from error
 
 
 def load_pretraining_model(source: str | Path) -> PreTrainedModel:
-    """Load a BERT or exBERT as `BertForPreTraining` in fp32; heads that the checkpoint lacks are drawn afresh.
+    """Load a BERT or exBERT as `BertForPreTraining` in fp32; heads that the checkpoint lacks are fresh.
 
     Raises:
         InputError: no BERT, no weights, a truncated or damaged file, or encoder weights missing.
     """
     kind = _model_type(source)
     if kind not in ("bert", MODEL_TYPE):
-        raise InputError(f"{source}: model_type is {kind!r}, not a BERT; give a BERT checkpoint such as bert-base-uncased")
+        raise InputError(
+            f"{source}: model_type is {kind!r}, not a BERT; give a BERT checkpoint such as bert-base-uncased"
+        )
     directory = Path(source)
     if directory.is_dir() and not list(directory.glob("*.safetensors")):
         raise InputError(
-            f"{source}: no weights (*.safetensors). Pickled weights (.bin) are not read; convert them once with "
-            "`AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)`"
+            f"{source}: no weights (*.safetensors). Pickled weights (.bin) are not read; convert them once "
+            "with `AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)`"
         )
     if kind == MODEL_TYPE:
         model = BertForPreTraining(read_exbert_config(directory))
@@ -64,17 +68,24 @@ def load_pretraining_model(source: str | Path) -> PreTrainedModel:
         _load_weights(model, directory, required=("bert.embeddings", "bert.encoder"))
         return model
     try:
-        model, info = BertForPreTraining.from_pretrained(
+        loaded: Any = BertForPreTraining.from_pretrained(  # declared to return the model alone
             source,
             dtype=torch.float32,  # an fp16 checkpoint would come up as fp16
             use_safetensors=True,
             output_loading_info=True,
         )
+        model, info = loaded
     except Exception as error:
-        raise InputError(f"{source}: the weights cannot be read ({error}); the file may be truncated: fetch it again") from error
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(("bert.embeddings", "bert.encoder")))
+        raise InputError(
+            f"{source}: the weights cannot be read ({error}); the file may be truncated: fetch it again"
+        ) from error
+    missing = sorted(
+        key for key in info["missing_keys"] if key.startswith(("bert.embeddings", "bert.encoder"))
+    )
     if missing:
-        raise InputError(f"{source}: the checkpoint lacks {len(missing)} encoder weights, such as {missing[0]}")
+        raise InputError(
+            f"{source}: the checkpoint lacks {len(missing)} encoder weights, such as {missing[0]}"
+        )
     return model
 
 
@@ -86,8 +97,8 @@ def _load_weights(model: PreTrainedModel, directory: Path, required: tuple[str, 
         except Exception as error:
             raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
     missing, _ = model.load_state_dict(state, strict=False)
-    tied = set(model._tied_weights_keys or ())
-    absent = sorted(key for key in missing if key.startswith(required) and key not in tied)
+    tied = tuple(model._tied_weights_keys or ())  # patterns
+    absent = sorted(key for key in missing if key.startswith(required) and not any(re.search(t, key) for t in tied))
     if absent:
         raise InputError(f"{directory}: the checkpoint lacks {len(absent)} weights, such as {absent[0]}")
     model.tie_weights()
@@ -120,12 +131,17 @@ def prepare_for_training(model: PreTrainedModel) -> PreTrainedModel:
 def save_model(model: PreTrainedModel, directory: Path, *, keep_sentence_head: bool) -> None:
     """Write config.json and model.safetensors (fp32) into `directory`.
 
-    Without `keep_sentence_head` the pooler and NSP head are left out, so that `AutoModelForMaskedLM` uses every weight.
+    Without `keep_sentence_head` the pooler and NSP head are left out, so that `AutoModelForMaskedLM` uses every
+    weight.
     """
     saved = model
     if not keep_sentence_head and model.config.model_type == "bert":
         saved = BertForMaskedLM(model.config)
-        state = {k: v for k, v in model.state_dict().items() if not k.startswith(("bert.pooler", "cls.seq_relationship"))}
+        state = {
+            k: v
+            for k, v in model.state_dict().items()
+            if not k.startswith(("bert.pooler", "cls.seq_relationship"))
+        }
         saved.load_state_dict(state)
         saved.tie_weights()
     attention = saved.config._attn_implementation
@@ -137,7 +153,10 @@ def save_model(model: PreTrainedModel, directory: Path, *, keep_sentence_head: b
 
 
 def load_masked_lm(directory: Path) -> nn.Module:
-    """Load a saved model with its MLM head for evaluation: `model(input_ids, attention_mask).logits` [B, L, V]."""
+    """Load a saved model with its MLM head for evaluation.
+
+    `model(input_ids, attention_mask).logits` is [B, L, V].
+    """
     if _model_type(directory) != MODEL_TYPE:
         return AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32)
     model = BertForMaskedLM(read_exbert_config(Path(directory)))

@@ -1,8 +1,8 @@
 """exBERT: an extension module and a gate beside every layer of a BERT encoder.
 
 Source: Tai et al., "exBERT: Extending Pre-trained Models with Domain-specific Vocabulary Under Constrained
-Training Resources", Findings of EMNLP 2020. Layer: H' = g * T_orig(H) + (1 - g) * T_ext(H), g = sigmoid(w.H + b),
-one scalar for each token and layer; both modules are post-LayerNorm BERT layers that read the same H.
+Training Resources", Findings of EMNLP 2020. Layer: H' = g * T_orig(H) + (1 - g) * T_ext(H),
+g = sigmoid(w.H + b), one scalar for each token and layer; both modules are post-LayerNorm BERT layers that read the same H.
 One concatenated embedding table holds the general and the domain pieces.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, PreTrainedModel
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertForTokenClassification
 from transformers.activations import ACT2FN
 
 from ..errors import InputError
@@ -26,8 +26,8 @@ MODEL_TYPE = "edad_exbert"
 class ExBertConfig(BertConfig):
     """A BERT configuration with `extension_size`, `extension_intermediate_size` and `gate_bias`.
 
-    Its model type is none that transformers knows, so that a plain `AutoModel` refuses the checkpoint instead of
-    loading half of it; `edad_fast.models.load_masked_lm` loads it.
+    Its model type is none that transformers knows, so that a plain `AutoModel` refuses the checkpoint instead
+    of loading half of it; `edad_fast.models.load_masked_lm` loads it.
     """
 
     model_type = MODEL_TYPE
@@ -43,14 +43,18 @@ def exbert_config(base: BertConfig, extension: tuple[int, int], gate_bias: float
         InputError: the extension's hidden width is no multiple of the head count.
     """
     hidden, intermediate = extension
-    if hidden % base.num_attention_heads:
+    heads = base.num_attention_heads
+    if hidden % heads:
         raise InputError(
-            f"extension width {hidden} is not a multiple of the {base.num_attention_heads} attention heads; "
-            f"the nearest that fits is {max(1, round(hidden / base.num_attention_heads)) * base.num_attention_heads}"
+            f"extension width {hidden} is not a multiple of the {heads} attention heads; "
+            f"the nearest that fits is {max(1, round(hidden / heads)) * heads}"
         )
-    values = {key: value for key, value in base.to_dict().items() if key not in ("model_type", "architectures")}
+    values = {
+        key: value for key, value in base.to_dict().items() if key not in ("model_type", "architectures")
+    }
     config = ExBertConfig(**values)
-    config.extension_size, config.extension_intermediate_size, config.gate_bias = hidden, intermediate, gate_bias
+    config.extension_size, config.extension_intermediate_size = hidden, intermediate
+    config.gate_bias = gate_bias
     return config
 
 
@@ -89,7 +93,10 @@ class ExtensionLayer(nn.Module):
         return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Map [B, L, d] to [B, L, d]; `attention_mask` is None, bool or additive, broadcastable to [B, H, L, L]."""
+        """Map [B, L, d] to [B, L, d].
+
+        `attention_mask` is None, bool or additive, broadcastable to [B, H, L, L].
+        """
         context = functional.scaled_dot_product_attention(
             self._heads_first(self.query(hidden_states)),
             self._heads_first(self.key(hidden_states)),
@@ -112,7 +119,9 @@ class ExBertLayer(nn.Module):
         self.extension = ExtensionLayer(config)
         self.gate = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Return what the original layer returns (a tensor, or a tuple in transformers 4), gated."""
         original = self.original(hidden_states, attention_mask, *args, **kwargs)
         extension = self.extension(hidden_states, attention_mask)
@@ -122,12 +131,12 @@ class ExBertLayer(nn.Module):
         return gate * original + (1 - gate) * extension
 
 
-def attach_extension(model: PreTrainedModel) -> None:
+def attach_extension(model: BertForPreTraining | BertForMaskedLM | BertForTokenClassification) -> None:
     """Put the extension and gate of `model.config` (an `ExBertConfig`) beside every layer, in place.
 
     New weights are drawn as BERT draws its own (normal, `initializer_range`); the gate bias is `gate_bias`.
     """
-    config = model.config
+    config = cast(ExBertConfig, model.config)
     layers = model.bert.encoder.layer
     for index, original in enumerate(layers):
         layer = ExBertLayer(original, config)

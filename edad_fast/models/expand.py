@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -21,18 +22,21 @@ def expand_embeddings(
     Args:
         model: BERT with MLM head; old rows keep their ids and values.
         decompositions: for each new piece the ids of the old pieces it splits into.
-        init: `mean` of the rows (and biases) of those pieces (AdaLM, Section 3.2), or `random` as BERT draws weights.
+        init: `mean` of the rows (and biases) of those pieces (AdaLM, Section 3.2), or `random` as BERT draws
+            weights.
         generator: source of the random rows.
     """
     old, added = model.config.vocab_size, len(decompositions)
     if not added:
         return
     model.resize_token_embeddings(old + added, mean_resizing=False)
-    weight = model.get_input_embeddings().weight
-    bias = model.get_output_embeddings().bias
+    weight = cast(nn.Embedding, model.get_input_embeddings()).weight
+    bias = cast(nn.Linear, model.get_output_embeddings()).bias
     with torch.no_grad():
         if init == "random":
-            rows = torch.normal(0.0, model.config.initializer_range, (added, weight.shape[1]), generator=generator)
+            rows = torch.normal(
+                0.0, model.config.initializer_range, (added, weight.shape[1]), generator=generator
+            )
             weight[old:] = rows.to(weight)
             bias[old:] = 0.0
             return

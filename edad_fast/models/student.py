@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import BertConfig
 
@@ -11,8 +12,18 @@ from ..errors import InputError
 
 # TinyBERT4 (Jiao et al. 2020) and MiniLM-L6-H384 (Wang et al. 2020).
 SHAPES = {
-    "tinybert4": {"num_hidden_layers": 4, "hidden_size": 312, "intermediate_size": 1200, "num_attention_heads": 12},
-    "minilm6": {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12},
+    "tinybert4": {
+        "num_hidden_layers": 4,
+        "hidden_size": 312,
+        "intermediate_size": 1200,
+        "num_attention_heads": 12,
+    },
+    "minilm6": {
+        "num_hidden_layers": 6,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_attention_heads": 12,
+    },
 }
 
 
@@ -23,14 +34,14 @@ def student_config(student: str, *, vocab_size: int, max_positions: int) -> Bert
         InputError: the name is unknown and no such file or directory exists, or it describes no BERT.
     """
     if student in SHAPES:
-        values: dict[str, object] = {**SHAPES[student], "max_position_embeddings": max(512, max_positions)}
+        values: dict[str, Any] = {**SHAPES[student], "max_position_embeddings": max(512, max_positions)}
     else:
         path = Path(student)
         file = path / "config.json" if path.is_dir() else path
         if not file.is_file():
             raise InputError(
-                f"--student {student}: neither a known shape ({', '.join(SHAPES)}) nor a config.json nor a directory "
-                "that holds one"
+                f"--student {student}: neither a known shape ({', '.join(SHAPES)}) nor a config.json nor a "
+                "directory that holds one"
             )
         try:
             values = json.loads(file.read_text(encoding="utf-8"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .model_card import model_card
-from .plots import write_plots
+from .plots import read_metrics, write_plots
 from .summary import summary_table, write_report
 from .tables import format_table
 
-__all__ = ["format_table", "model_card", "summary_table", "write_plots", "write_report"]
+__all__ = ["format_table", "model_card", "read_metrics", "summary_table", "write_plots", "write_report"]

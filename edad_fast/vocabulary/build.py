@@ -16,7 +16,6 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.trainers import WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
-from .._native import Segmenter
 from ..corpus import EncodingErrors, iter_documents
 from ..corpus.files import Source
 from ..errors import InputError
@@ -25,6 +24,14 @@ from .tokenizer import read_vocab, vocabulary_of
 
 Criterion = Literal["frequency"]
 UNKNOWN = "[UNK]"
+try:
+    from .._native import Segmenter
+except ImportError as error:
+    raise ImportError(
+        "edad_fast._native is missing: install a C++20 compiler and install edad-fast again "
+        "(the losses work without)"
+    ) from error
+
 PREFIX = "##"
 MAX_WORD_CHARACTERS = 100
 # The trainer takes words one by one, some 2 million a second, so that counts above this total are scaled

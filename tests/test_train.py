@@ -1,0 +1,321 @@
+"""`python -m edad_fast.train` end to end on tiny models: outputs, resume, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import tiny_corpus, tiny_student, tiny_teacher
+
+from edad_fast import train
+from edad_fast.demo import demo
+from edad_fast.vocabulary import load_tokenizer, vocabulary_of
+
+PLAIN_LOADER = """
+import sys
+sys.modules["edad_fast"] = None  # importing it fails
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+model, info = AutoModelForMaskedLM.from_pretrained(sys.argv[1], output_loading_info=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+encoded = tokenizer("the kinase acts in the liver", return_tensors="pt")
+assert model(**encoded).logits.shape[-1] == len(tokenizer) == model.config.vocab_size
+assert not info["missing_keys"] and not info["unexpected_keys"], info
+assert max(encoded["input_ids"][0]) >= int(sys.argv[2]), "no new piece is used"
+print("loaded")
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_teacher(folder / "teacher")
+    tiny_corpus(folder / "corpus.txt")
+    tiny_corpus(folder / "valid.txt", documents=10, seed=1)
+    tiny_student(folder / "student.json")
+    return folder
+
+
+def _arguments(inputs: Path, output: Path, **changes: object) -> list[str]:
+    options: dict[str, object] = {
+        "teacher": inputs / "teacher",
+        "corpus": inputs / "corpus.txt",
+        "validation": inputs / "valid.txt",
+        "student": inputs / "student.json",
+        "vocab_size": 90,
+        "seq_len": 32,
+        "batch_tokens": 256,
+        "max_steps": 6,
+        "loader_workers": 0,
+        "precision": "fp32",
+        "dropout": 0.1,
+        "log_every": 1,
+        "output_dir": output,
+        **changes,
+    }
+    return [
+        part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
+    ]
+
+
+def _metrics(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["edad", "adapt_then_distill", "general_distillation"])
+def test_a_run_leaves_what_the_contract_names(inputs: Path, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "run"
+    assert train.main(_arguments(inputs, out, method=method)) == 0
+    for role in ("student", "teacher"):
+        names = {
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+            "README.md",
+        }
+        assert names <= {file.name for file in (out / role).iterdir()}
+    report = json.loads((out / "report.json").read_text())
+    stages = {
+        "edad": ["edad"],
+        "adapt_then_distill": ["adapt", "distil"],
+        "general_distillation": ["distil"],
+    }[method]
+    assert list(report["device_hours"]) == [*stages, "total"]
+    assert report["steps"] == 6 * len(stages)
+    assert 0 < report["tokens_seen"] <= report["steps"] * 256
+    assert report["parameters"]["teacher"] > report["parameters"]["student"] > 0
+    losses = report["mlm_loss"]["teacher"]
+    assert (losses["after"] < losses["before"]) == (method != "general_distillation")
+    assert [m["stage"] for m in _metrics(out)] == [s for s in stages for _ in range(6)]
+    assert {"losses.png", "alpha.png", "throughput.png"} <= {f.name for f in (out / "plots").iterdir()}
+    assert yaml.safe_load((out / "config.yaml").read_text())["method"] == method
+    assert "device hours" in (out / "report.md").read_text()
+
+
+def test_the_student_loads_without_this_package(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train.main(_arguments(inputs, out, max_steps=2)) == 0
+    general = vocabulary_of(load_tokenizer(inputs / "teacher"))
+    command = [sys.executable, "-c", PLAIN_LOADER, str(out / "student"), str(len(general))]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.stdout.strip() == "loaded", result.stderr
+    merged = (out / "student" / "vocab.txt").read_text().splitlines()
+    assert merged[: len(general)] == general
+    assert len(merged) == 90
+
+
+def test_options_of_the_contract_run(inputs: Path, tmp_path: Path) -> None:
+    """NSP, exBERT on both sides, whole words, accumulation, bf16, a ready vocabulary, student weights."""
+    first = tmp_path / "first"
+    arguments = _arguments(
+        inputs, first, nsp="true", teacher_arch="exbert", student_arch="exbert", max_steps=2,
+        whole_word_masking="true", accumulation_steps=2, precision="bf16", schedule="cosine_reverse", alpha_scope="per_model",
+    )  # fmt: skip
+    assert train.main([*arguments, "--teacher_extension", "8", "16", "--student_extension", "4", "8"]) == 0
+    assert json.loads((first / "teacher" / "config.json").read_text())["model_type"] == "edad_exbert"
+    assert "load_masked_lm" in (first / "teacher" / "README.md").read_text()
+    second = tmp_path / "second"
+    arguments = _arguments(
+        inputs, second, vocab=first / "vocabulary" / "vocab.txt", vocab_size=None, max_steps=2,
+        student=_student_directory(inputs, tmp_path / "student"),
+    )  # fmt: skip
+    assert train.main(arguments) == 0
+    assert (second / "student" / "vocab.txt").read_text() == (first / "student" / "vocab.txt").read_text()
+
+
+def _student_directory(inputs: Path, folder: Path) -> Path:
+    return tiny_teacher(folder, layers=2)
+
+
+def test_a_run_is_repeatable(inputs: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert train.main(_arguments(inputs, tmp_path / name, max_steps=3)) == 0
+    first, second = ((tmp_path / n / "student" / "model.safetensors").read_bytes() for n in ("a", "b"))
+    assert first == second
+
+
+def test_kill_and_resume_end_in_the_same_bits(inputs: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments of the whole program, two stages; then the weights of an undisturbed run."""
+    options = {"method": "adapt_then_distill", "max_steps": 12, "checkpoint_every": 2}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(out: Path, *extra: str) -> list[str]:
+        return [sys.executable, "-m", "edad_fast.train", *_arguments(inputs, out, **options), *extra]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    begin = time.monotonic()
+    subprocess.run(command(whole), env=environment, check=True, capture_output=True, timeout=240)
+    duration = time.monotonic() - begin
+    kills, rng = 0, random.Random(time.time_ns())
+    for _ in range(3):
+        process = subprocess.Popen(command(broken, "--resume"), env=environment, stderr=subprocess.PIPE)
+        try:
+            process.wait(timeout=duration * rng.uniform(0.5, 0.95))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills
+    result = subprocess.run(
+        command(broken, "--resume"), env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr
+    for role in ("student", "teacher"):
+        paths = [folder / role / "model.safetensors" for folder in (whole, broken)]
+        assert paths[0].read_bytes() == paths[1].read_bytes(), role
+    same = [
+        [{k: v for k, v in m.items() if k != "tokens_per_second"} for m in _metrics(f)]
+        for f in (whole, broken)
+    ]
+    assert same[0] == same[1]
+
+
+def test_dry_run_trains_nothing(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train.main([*_arguments(inputs, out), "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    for part in ("teacher parameters", "TFLOP a step", "schedule: linear"):
+        assert part in text
+    assert not (out / "student").exists()
+    assert not (out / "checkpoints").exists()
+    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+
+
+def test_output_directory_is_not_overwritten(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+    before = (out / "student" / "model.safetensors").read_bytes()
+    assert train.main(_arguments(inputs, out, max_steps=1)) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert train.main([*_arguments(inputs, out, max_steps=1, seed=3), "--resume"]) == 2
+    assert "--seed was 0, is 3" in capsys.readouterr().err
+    assert (out / "student" / "model.safetensors").read_bytes() == before
+    assert train.main([*_arguments(inputs, out, max_steps=1, seed=3), "--overwrite"]) == 0
+    assert (out / "student" / "model.safetensors").read_bytes() != before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    assert train.main([*_arguments(inputs, tmp_path / "mine"), "--overwrite"]) == 2
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def _damage(inputs: Path, folder: Path, case: str) -> dict[str, object]:
+    """Prepare the bad input `case` in `folder`; returns the options that lead to it."""
+    match case:
+        case "no_match":
+            return {"corpus": folder / "*.absent"}
+        case "empty":
+            (folder / "empty.txt").write_text(" \n\n")
+            return {"corpus": folder / "empty.txt"}
+        case "utf8":
+            (folder / "latin.txt").write_bytes(b"the cell acts\n" + "caf\xe9".encode("latin-1"))
+            return {"corpus": folder / "latin.txt"}
+        case "small_vocabulary":
+            return {"vocab_size": 20}
+        case "large_vocabulary":
+            return {"vocab_size": 5000}
+        case "duplicate_pieces":
+            text = (inputs / "teacher" / "vocab.txt").read_text()
+            (folder / "vocab.txt").write_text(text + "##xx\n##xx\n")
+            return {"vocab": folder / "vocab.txt", "vocab_size": None}
+        case "no_tokenizer":
+            teacher = tiny_teacher(folder / "teacher")
+            for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
+                (teacher / name).unlink(missing_ok=True)
+            return {"teacher": teacher}
+        case "deep_student":
+            return {"student": tiny_student(folder / "deep.json", layers=6)}
+        case "long":
+            return {"seq_len": 128}
+        case "student_name":
+            return {"student": "tinybret4"}
+        case "other_pieces":
+            student = tiny_teacher(folder / "student", layers=2)
+            text = (student / "vocab.txt").read_text().replace("liver", "river")
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                (student / name).unlink()
+            (student / "vocab.txt").write_text(text)
+            return {"student": student}
+        case "file_as_folder":
+            (folder / "run").write_text("")
+            return {}
+    raise AssertionError(case)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no_match", "*.absent"),
+        ("empty", "empty.txt"),
+        ("utf8", "latin.txt"),
+        ("small_vocabulary", "20"),
+        ("large_vocabulary", "more than the corpus supports"),
+        ("duplicate_pieces", "'##xx'"),
+        ("no_tokenizer", "no tokenizer"),
+        ("deep_student", "6"),
+        ("long", "--seq_len 128 is above the 64 positions"),
+        ("student_name", "neither a known shape"),
+        ("other_pieces", "its vocabulary is not the teacher's"),
+        ("file_as_folder", "is a file"),
+    ],
+)
+def test_bad_input_is_explained(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, message: str
+) -> None:
+    arguments = _arguments(inputs, tmp_path / "run", **_damage(inputs, tmp_path, case))
+    assert train.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_missing_inputs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--max_steps", "1"]) == 2
+    assert "--teacher is missing" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_is_finished(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+
+    import edad_fast.methods.run as module
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(module, "save_model", full)
+    assert train.main(_arguments(inputs, out)) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert not (out / "student").exists()
+    monkeypatch.undo()
+    assert train.main([*_arguments(inputs, out), "--resume"]) == 0
+    assert len(_metrics(out)) == 6, "the finished training is not repeated"
+    assert (out / "student" / "model.safetensors").is_file()
+
+
+def test_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = demo(tmp_path / "demo", scale=0.03)
+    text = capsys.readouterr().out
+    for word in (
+        "parameters",
+        "device hours",
+        "held-out MLM loss after",
+        "sentences/s",
+        "entity F1",
+        "run/student",
+    ):
+        assert word in text
+    assert report["evaluation"]["speed"]["gain"]["parameters"] > 1
