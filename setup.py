@@ -36,9 +36,10 @@ class CMakeBuild(build_ext):
         """Configure, build and copy the extension to where setuptools wants it."""
         if names := missing_compiler():
             print(
-                f"warning: EDAD-fast is installed WITHOUT its native core: none of {names} is on PATH. The losses "
-                "work; vocabularies and training do not. Install a C++20 compiler (Debian, Ubuntu: apt-get "
-                "install g++; macOS: xcode-select --install) or name yours in CXX, and install again.",
+                f"warning: EDAD-fast is installed WITHOUT its native core: none of {names} is on PATH. The "
+                "losses work; vocabularies and training do not. Install a C++20 compiler (Debian, Ubuntu: "
+                "apt-get install g++; macOS: xcode-select --install) or name yours in CXX, "
+                "and install again.",
                 file=sys.stderr,
             )
             return

@@ -40,8 +40,10 @@ class TrainConfig:
 
     # Options that may change on resume: they decide where and how to run, not the weights.
     FREE: ClassVar[frozenset[str]] = frozenset(
-        "output_dir resume overwrite dry_run tensorboard keep_checkpoints log_every checkpoint_every "
-        "loader_workers device evaluation_tokens".split()
+        (
+            *("output_dir", "resume", "overwrite", "dry_run", "tensorboard", "keep_checkpoints", "log_every"),
+            *("checkpoint_every", "loader_workers", "device", "evaluation_tokens"),
+        )
     )
 
     # What to train

@@ -118,7 +118,8 @@ def test_options_of_the_contract_run(inputs: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     arguments = _arguments(
         inputs, first, nsp="true", teacher_arch="exbert", student_arch="exbert", max_steps=2,
-        whole_word_masking="true", accumulation_steps=2, precision="bf16", schedule="cosine_reverse", alpha_scope="per_model",
+        whole_word_masking="true", accumulation_steps=2, precision="bf16", schedule="cosine_reverse",
+        alpha_scope="per_model",
     )  # fmt: skip
     assert train.main([*arguments, "--teacher_extension", "8", "16", "--student_extension", "4", "8"]) == 0
     assert json.loads((first / "teacher" / "config.json").read_text())["model_type"] == "edad_exbert"

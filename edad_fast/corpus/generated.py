@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import atomic_dir, atomic_write
 
-NER_SENTENCES = {"train": 1500, "devel": 300, "test": 300}
+NER_SENTENCES = {"train": 300, "devel": 300, "test": 300}
 VALIDATION_SHARE = 0.04
 # Every so many-th disease and drug is never named in NER training, only in devel and test.
 _HOLD_BACK = 4

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BertForPreTraining
 
 from ..batches import Batch
 from ..losses import MaskedLMHead, next_sentence_loss
@@ -15,7 +16,11 @@ from ..training import LossTerms, ParameterGroup
 
 
 def encode_batch(
-    model: PreTrainedModel, batch: Batch, *, hidden_states: bool = False, score_layers: Collection[int] = ()
+    model: BertForPreTraining,
+    batch: Batch,
+    *,
+    hidden_states: bool = False,
+    score_layers: Collection[int] = (),
 ) -> EncoderOutput:
     """One forward pass of the encoder over `batch`; attention stays within the segments of a row."""
     return encode(
@@ -43,7 +48,7 @@ class AdaptationLoss:
     backend: str = "auto"
 
     def __call__(
-        self, model: PreTrainedModel, output: EncoderOutput, batch: Batch
+        self, model: BertForPreTraining, output: EncoderOutput, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum and the unweighted terms, both as this micro-batch's share of the step."""
         predictions = model.cls.predictions
@@ -57,7 +62,8 @@ class AdaptationLoss:
         )
         total, terms = self.mlm_weight * mlm, {"mlm": mlm.detach()}
         if batch.next_sentence_labels is not None:
-            logits = model.cls.seq_relationship(model.bert.pooler(output.last_hidden))
+            pooler = cast(nn.Module, model.bert.pooler)
+            logits = model.cls.seq_relationship(pooler(output.last_hidden))
             nsp = batch.shares.rows * next_sentence_loss(logits, batch.next_sentence_labels)
             total, terms = total + self.nsp_weight * nsp, {**terms, "nsp": nsp.detach()}
         return total, terms
@@ -78,7 +84,9 @@ class Adaptation(nn.Module):
         loss: see `AdaptationLoss`.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, learning_rate: float, loss: AdaptationLoss) -> None:
+    def __init__(
+        self, model: BertForPreTraining, name: str, learning_rate: float, loss: AdaptationLoss
+    ) -> None:
         super().__init__()
         self.model = model
         self.name, self.learning_rate, self.loss = name, learning_rate, loss

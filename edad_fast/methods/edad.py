@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BertForPreTraining
 
 from ..batches import Batch
 from ..training import LossTerms, ParameterGroup
@@ -45,8 +45,8 @@ class Edad(nn.Module):
 
     def __init__(
         self,
-        teacher: PreTrainedModel,
-        student: PreTrainedModel,
+        teacher: BertForPreTraining,
+        student: BertForPreTraining,
         adaptation: AdaptationLoss,
         distillation: LayerDistillation,
         *,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BertForPreTraining
 
 from ..batches import Batch
 from ..losses import DistillationLoss
@@ -29,8 +29,8 @@ class LayerDistillation(nn.Module):
 
     def __init__(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        student: BertForPreTraining,
+        teacher: BertForPreTraining,
         pairs: Sequence[tuple[int, int]],
         *,
         attention_weight: float,
@@ -81,8 +81,8 @@ class GeneralDistillation(nn.Module):
 
     def __init__(
         self,
-        teacher: PreTrainedModel,
-        student: PreTrainedModel,
+        teacher: BertForPreTraining,
+        student: BertForPreTraining,
         distillation: LayerDistillation,
         learning_rate: float,
     ) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertForPreTraining, PreTrainedTokenizerFast
 
 from ..batches import BatchStream, TokenShards, build_shards
 from ..config import TrainConfig
@@ -143,7 +143,7 @@ def load_data(config: TrainConfig, output_dir: Path) -> Data:
     return Data(tokenizer, vocabulary_of(base), shards, held_out)
 
 
-def build_teacher(config: TrainConfig, data: Data) -> PreTrainedModel:
+def build_teacher(config: TrainConfig, data: Data) -> BertForPreTraining:
     """The general model with expanded embeddings, and with an extension for exBERT."""
     torch.manual_seed(config.seed)
     teacher = load_pretraining_model(config.teacher)
@@ -155,7 +155,7 @@ def build_teacher(config: TrainConfig, data: Data) -> PreTrainedModel:
     return _ready(config, teacher)
 
 
-def build_student(config: TrainConfig, data: Data, teacher: PreTrainedModel) -> PreTrainedModel:
+def build_student(config: TrainConfig, data: Data, teacher: BertForPreTraining) -> BertForPreTraining:
     """A student for the merged vocabulary, fresh or from a directory.
 
     Raises:
@@ -168,8 +168,8 @@ def build_student(config: TrainConfig, data: Data, teacher: PreTrainedModel) -> 
     if has_weights(config.student):
         if vocabulary_of(load_tokenizer(config.student)) != data.general:
             raise InputError(
-                f"--student {config.student}: its vocabulary is not the teacher's; use a student over the same "
-                "pieces, or its config.json alone to start from fresh weights"
+                f"--student {config.student}: its vocabulary is not the teacher's; use a student over the "
+                "same pieces, or its config.json alone to start from fresh weights"
             )
         student = load_pretraining_model(config.student)
         _expand(config, student, data)
@@ -183,7 +183,7 @@ def build_student(config: TrainConfig, data: Data, teacher: PreTrainedModel) -> 
     return _ready(config, student)
 
 
-def _expand(config: TrainConfig, model: PreTrainedModel, data: Data) -> None:
+def _expand(config: TrainConfig, model: BertForPreTraining, data: Data) -> None:
     if model.config.vocab_size != len(data.general):
         raise InputError(
             f"{model.config._name_or_path}: {model.config.vocab_size} embedding rows but {len(data.general)} "
@@ -195,12 +195,12 @@ def _expand(config: TrainConfig, model: PreTrainedModel, data: Data) -> None:
     )
 
 
-def _ready(config: TrainConfig, model: PreTrainedModel) -> PreTrainedModel:
+def _ready(config: TrainConfig, model: BertForPreTraining) -> BertForPreTraining:
     set_dropout(model, config.dropout)
     return prepare_for_training(model)
 
 
-def _check_positions(config: TrainConfig, model: PreTrainedModel, name: str) -> None:
+def _check_positions(config: TrainConfig, model: BertForPreTraining, name: str) -> None:
     positions = model.config.max_position_embeddings
     if config.seq_len > positions:
         raise InputError(

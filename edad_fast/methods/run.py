@@ -7,11 +7,11 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 import yaml
-from transformers import PreTrainedModel
+from transformers import BertForPreTraining
 
 from ..config import TrainConfig
 from ..corpus import corpus_fingerprint, expand_globs
@@ -202,7 +202,7 @@ def dry_run_table(parts: Ingredients, rows: int, precision: str) -> str:
 
 
 def _held_out_loss(
-    config: TrainConfig, data: Data, models: dict[str, PreTrainedModel], device: Any, precision: str
+    config: TrainConfig, data: Data, models: dict[str, BertForPreTraining], device: Any, precision: str
 ) -> Callable[[], dict[str, float]]:
     stream = held_out_stream(config, data)
 
@@ -235,7 +235,7 @@ def _save(
     config: TrainConfig,
     output_dir: Path,
     data: Data,
-    models: dict[str, PreTrainedModel],
+    models: dict[Literal["teacher", "student"], BertForPreTraining],
     report: dict[str, Any],
 ) -> None:
     for role, model in models.items():
@@ -244,5 +244,5 @@ def _save(
             data.tokenizer.model_max_length = model.config.max_position_embeddings
             save_tokenizer(data.tokenizer, folder)
             architecture = config.teacher_arch if role == "teacher" else config.student_arch
-            card = model_card(report, role=role, architecture=architecture)  # type: ignore[arg-type]
+            card = model_card(report, role=role, architecture=architecture)
             (folder / "README.md").write_text(card, encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel
+from transformers import BertForPreTraining
 
 from ..batches import Batch, BatchStream
 from ..config import TrainConfig
@@ -41,8 +41,8 @@ class Ingredients:
     """
 
     config: TrainConfig
-    teacher: PreTrainedModel
-    student: PreTrainedModel
+    teacher: BertForPreTraining
+    student: BertForPreTraining
     stream: Callable[[float], LoadedStream]
     steps: int
 

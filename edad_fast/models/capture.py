@@ -1,8 +1,8 @@
 """Queries, keys and hidden states of an encoder, with SDPA left on.
 
-`output_attentions=True` would switch SDPA off (or give nothing at all), so the queries and keys are taken where
-the attention function is handed them: through the attention interface of transformers. BERT obeys that interface
-from transformers 5 on; before, the same tensors are the outputs of the query and key projections.
+`output_attentions=True` would switch SDPA off (or give nothing at all), so the queries and keys are taken
+where the attention function is handed them: through the attention interface of transformers. BERT obeys that
+interface from transformers 5 on; before, the same tensors are the outputs of the query and key projections.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, BertForPreTraining
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .exbert import original_layer
@@ -70,15 +70,17 @@ if _INTERFACE:
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def use_capturing_attention(model: PreTrainedModel) -> None:
+def use_capturing_attention(model: BertForPreTraining) -> None:
     """Make `model` run SDPA through the capturing attention function (a plain SDPA before transformers 5)."""
     model.set_attn_implementation(ATTENTION if _INTERFACE else "sdpa")
 
 
 @contextmanager
-def _sinks(model: PreTrainedModel, layers: Collection[int]) -> Iterator[dict[int, dict[str, Tensor]]]:
+def _sinks(model: BertForPreTraining, layers: Collection[int]) -> Iterator[dict[int, dict[str, Tensor]]]:
     sinks: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
-    attentions = {i: original_layer(model.bert.encoder.layer[i - 1]).attention.self for i in layers}
+    attentions: dict[int, Any] = {
+        i: cast(Any, original_layer(model.bert.encoder.layer[i - 1])).attention.self for i in layers
+    }
     handles = []
     for index, attention in attentions.items():
         if _INTERFACE:
@@ -104,7 +106,7 @@ def _sinks(model: PreTrainedModel, layers: Collection[int]) -> Iterator[dict[int
 
 
 def encode(
-    model: PreTrainedModel,
+    model: BertForPreTraining,
     input_ids: Tensor,
     *,
     position_ids: Tensor | None = None,
@@ -140,7 +142,9 @@ def encode(
     )
 
 
-def _by_layer(model: PreTrainedModel, sinks: dict[int, dict[str, Tensor]], name: str) -> tuple[Tensor, ...]:
+def _by_layer(
+    model: BertForPreTraining, sinks: dict[int, dict[str, Tensor]], name: str
+) -> tuple[Tensor, ...]:
     if not sinks:
         return ()
     layers = range(1, len(model.bert.encoder.layer) + 1)
@@ -153,7 +157,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = probability
         if hasattr(module, "dropout_prob"):  # transformers 4 keeps the attention's dropout as a number
-            module.dropout_prob = probability
+            cast(Any, module).dropout_prob = probability
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -45,7 +45,7 @@ def _model_type(source: str | Path) -> str:
         ) from error
 
 
-def load_pretraining_model(source: str | Path) -> PreTrainedModel:
+def load_pretraining_model(source: str | Path) -> BertForPreTraining:
     """Load a BERT or exBERT as `BertForPreTraining` in fp32; heads that the checkpoint lacks are fresh.
 
     Raises:
@@ -98,13 +98,15 @@ def _load_weights(model: PreTrainedModel, directory: Path, required: tuple[str, 
             raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
     missing, _ = model.load_state_dict(state, strict=False)
     tied = tuple(model._tied_weights_keys or ())  # patterns
-    absent = sorted(key for key in missing if key.startswith(required) and not any(re.search(t, key) for t in tied))
+    absent = sorted(
+        key for key in missing if key.startswith(required) and not any(re.search(t, key) for t in tied)
+    )
     if absent:
         raise InputError(f"{directory}: the checkpoint lacks {len(absent)} weights, such as {absent[0]}")
     model.tie_weights()
 
 
-def build_pretraining_model(config: BertConfig) -> PreTrainedModel:
+def build_pretraining_model(config: BertConfig) -> BertForPreTraining:
     """A freshly drawn `BertForPreTraining`; with an `ExBertConfig` its layers carry extensions."""
     model = BertForPreTraining(config)
     if config.model_type == MODEL_TYPE:
@@ -112,7 +114,9 @@ def build_pretraining_model(config: BertConfig) -> PreTrainedModel:
     return model
 
 
-def add_extension(model: PreTrainedModel, extension: tuple[int, int], gate_bias: float) -> PreTrainedModel:
+def add_extension(
+    model: BertForPreTraining, extension: tuple[int, int], gate_bias: float
+) -> BertForPreTraining:
     """Return `model` with a fresh exBERT extension of widths (hidden, intermediate) beside every layer."""
     if model.config.model_type == MODEL_TYPE:
         return model
@@ -122,19 +126,19 @@ def add_extension(model: PreTrainedModel, extension: tuple[int, int], gate_bias:
     return extended
 
 
-def prepare_for_training(model: PreTrainedModel) -> PreTrainedModel:
+def prepare_for_training(model: BertForPreTraining) -> BertForPreTraining:
     """Switch the capturing attention on and put `model` in training mode."""
     use_capturing_attention(model)
     return model.train()
 
 
-def save_model(model: PreTrainedModel, directory: Path, *, keep_sentence_head: bool) -> None:
+def save_model(model: BertForPreTraining, directory: Path, *, keep_sentence_head: bool) -> None:
     """Write config.json and model.safetensors (fp32) into `directory`.
 
-    Without `keep_sentence_head` the pooler and NSP head are left out, so that `AutoModelForMaskedLM` uses every
-    weight.
+    Without `keep_sentence_head` the pooler and NSP head are left out, so that `AutoModelForMaskedLM` uses
+    every weight.
     """
-    saved = model
+    saved: PreTrainedModel = model
     if not keep_sentence_head and model.config.model_type == "bert":
         saved = BertForMaskedLM(model.config)
         state = {

@@ -2,8 +2,8 @@
 
 Source: Tai et al., "exBERT: Extending Pre-trained Models with Domain-specific Vocabulary Under Constrained
 Training Resources", Findings of EMNLP 2020. Layer: H' = g * T_orig(H) + (1 - g) * T_ext(H),
-g = sigmoid(w.H + b), one scalar for each token and layer; both modules are post-LayerNorm BERT layers that read the same H.
-One concatenated embedding table holds the general and the domain pieces.
+g = sigmoid(w.H + b), one scalar for each token and layer; both modules are post-LayerNorm BERT layers that
+read the same H. One concatenated embedding table holds the general and the domain pieces.
 """
 
 from __future__ import annotations
