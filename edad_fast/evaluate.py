@@ -213,8 +213,6 @@ def _ner_table(result: dict[str, Any], style: Literal["plain", "markdown"]) -> s
 
 
 def _mlm(args: argparse.Namespace) -> None:
-    import numpy as np
-
     from .batches import BatchStream, build_shards
     from .corpus import expand_globs
     from .models import load_masked_lm
@@ -241,8 +239,6 @@ def _mlm(args: argparse.Namespace) -> None:
         )
     if args.batch_size < 1:
         raise InputError("--batch_size must be at least 1")
-    special = np.zeros(len(pieces), dtype=bool)
-    special[tokenizer.all_special_ids] = True
     with tempfile.TemporaryDirectory(prefix="edad_fast-") as folder:
         shards = build_shards(
             tokenizer,
@@ -251,18 +247,8 @@ def _mlm(args: argparse.Namespace) -> None:
             text_field=args.text_field,
             encoding_errors=args.encoding_errors,
         )
-        stream = BatchStream(
-            shards,
-            seq_len=args.seq_len,
-            rows_per_step=args.batch_size,
-            cls_id=tokenizer.cls_token_id,
-            sep_id=tokenizer.sep_token_id,
-            pad_id=tokenizer.pad_token_id,
-            mask_id=tokenizer.mask_token_id,
-            vocab_size=len(pieces),
-            continuation=np.array([piece.startswith("##") for piece in pieces]),
-            special=special,
-            seed=args.seed,
+        stream = BatchStream.for_tokenizer(
+            tokenizer, shards, seq_len=args.seq_len, rows_per_step=args.batch_size, seed=args.seed
         )
         steps = None if args.max_tokens is None else -(-args.max_tokens // (args.seq_len * args.batch_size))
         if steps is not None and steps < 1:

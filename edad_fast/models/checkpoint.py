@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -25,6 +25,8 @@ from transformers import (
 from ..errors import InputError
 from .capture import use_capturing_attention
 from .exbert import MODEL_TYPE, attach_extension, exbert_config, read_exbert_config
+
+_ENCODER = ("bert.embeddings", "bert.encoder")
 
 
 def _model_type(source: str | Path) -> str:
@@ -56,37 +58,40 @@ def load_pretraining_model(source: str | Path) -> BertForPreTraining:
         raise InputError(
             f"{source}: model_type is {kind!r}, not a BERT; give a BERT checkpoint such as bert-base-uncased"
         )
+    if kind == MODEL_TYPE:
+        model = BertForPreTraining(read_exbert_config(Path(source)))
+        attach_extension(model)
+        _load_weights(model, Path(source), required=_ENCODER)
+        return model
+    return cast(BertForPreTraining, _from_pretrained(BertForPreTraining, source))
+
+
+def _from_pretrained(model_class: Any, source: str | Path, **options: Any) -> PreTrainedModel:
+    """Load a checkpoint that transformers knows, in fp32, from safetensors only; heads may be fresh."""
     directory = Path(source)
     if directory.is_dir() and not list(directory.glob("*.safetensors")):
         raise InputError(
             f"{source}: no weights (*.safetensors). Pickled weights (.bin) are not read; convert them once "
             "with `AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)`"
         )
-    if kind == MODEL_TYPE:
-        model = BertForPreTraining(read_exbert_config(directory))
-        attach_extension(model)
-        _load_weights(model, directory, required=("bert.embeddings", "bert.encoder"))
-        return model
     try:
-        loaded: Any = BertForPreTraining.from_pretrained(  # declared to return the model alone
+        model, info = model_class.from_pretrained(
             source,
             dtype=torch.float32,  # an fp16 checkpoint would come up as fp16
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
-        model, info = loaded
     except Exception as error:
         raise InputError(
             f"{source}: the weights cannot be read ({error}); the file may be truncated: fetch it again"
         ) from error
-    missing = sorted(
-        key for key in info["missing_keys"] if key.startswith(("bert.embeddings", "bert.encoder"))
-    )
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(_ENCODER))
     if missing:
         raise InputError(
             f"{source}: the checkpoint lacks {len(missing)} encoder weights, such as {missing[0]}"
         )
-    return model
+    return cast(PreTrainedModel, model)
 
 
 def _load_weights(model: PreTrainedModel, directory: Path, required: tuple[str, ...]) -> None:
@@ -160,29 +165,34 @@ def load_masked_lm(directory: Path) -> nn.Module:
     """Load a saved model with its MLM head for evaluation.
 
     `model(input_ids, attention_mask).logits` is [B, L, V].
+
+    Raises:
+        InputError: no weights, a truncated or damaged file, or encoder weights missing.
     """
     if _model_type(directory) != MODEL_TYPE:
-        return AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32)
+        return _from_pretrained(AutoModelForMaskedLM, directory)
     model = BertForMaskedLM(read_exbert_config(Path(directory)))
     attach_extension(model)
-    _load_weights(model, Path(directory), required=("bert.embeddings", "bert.encoder", "cls.predictions"))
+    _load_weights(model, Path(directory), required=(*_ENCODER, "cls.predictions"))
     return model
 
 
 def load_token_classifier(directory: Path, labels: Sequence[str]) -> nn.Module:
-    """Load a saved model under a fresh token-classification head for `labels` (entity tags, in id order)."""
+    """Load a saved model under a fresh token-classification head for `labels` (entity tags, in id order).
+
+    Raises:
+        InputError: no weights, a truncated or damaged file, or encoder weights missing.
+    """
     names: dict[str, Any] = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
     if _model_type(directory) != MODEL_TYPE:
-        return AutoModelForTokenClassification.from_pretrained(
-            directory, dtype=torch.float32, num_labels=len(labels), **names
-        )
+        return _from_pretrained(AutoModelForTokenClassification, directory, num_labels=len(labels), **names)
     config = read_exbert_config(Path(directory))
     config.num_labels = len(labels)
     config.id2label, config.label2id = names["id2label"], names["label2id"]
     model = BertForTokenClassification(config)
     attach_extension(model)
-    _load_weights(model, Path(directory), required=("bert.embeddings", "bert.encoder"))
+    _load_weights(model, Path(directory), required=_ENCODER)
     return model
