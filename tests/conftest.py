@@ -19,3 +19,5 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("shared data absent")
     return folder
+
+pytest.register_assert_rewrite("toy_corpus", "toy_ner", "toy_training", "toy_vocabulary")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -10,13 +11,26 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
+from hypothesis import strategies as st
 
-from edad_fast.batches import BatchStream, TokenShards, build_shards
+from edad_fast.batches import Batch, BatchStream, TokenShards, build_shards
 from edad_fast.vocabulary import load_tokenizer
 
 PAD, UNK, CLS, SEP, MASK, CONTINUATION = range(6)
 FIRST_WORD = 6
 WORDS = 3000
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=20)
+SEQ_LENS = st.integers(5, 40)
+TENSORS = (
+    "input_ids",
+    "segment_ids",
+    "position_ids",
+    "token_type_ids",
+    "masked_positions",
+    "masked_labels",
+    "next_sentence_labels",
+)
 
 
 @cache
@@ -57,6 +71,20 @@ def toy_shards(
     return shards, documents
 
 
+@contextmanager
+def corpus(
+    lengths: Sequence[int], tails: Sequence[int] = (0,), held_out_fraction: float = 0.0
+) -> Iterator[tuple[TokenShards, list[list[int]]]]:
+    with TemporaryDirectory() as folder:
+        yield toy_shards(Path(folder), lengths, tails, held_out_fraction)
+
+
+def large_shards(folder: Path) -> TokenShards:
+    """2,800 words in documents of 1 to 80, some words of two or three tokens."""
+    lengths = np.random.default_rng(0).integers(1, 81, 69).tolist()
+    return toy_shards(folder, lengths, tails=(0, 1, 0, 2))[0]
+
+
 def toy_stream(shards: TokenShards, **options: Any) -> BatchStream:
     return BatchStream.for_tokenizer(
         toy_tokenizer(), shards, **({"seq_len": 16, "rows_per_step": 4} | options)
@@ -73,3 +101,19 @@ def rows_of(stream: BatchStream, field: str, epoch: int = 0) -> np.ndarray:
             rows = zip(batch.rows, getattr(batch, field).numpy(), strict=True)
             found += [value for row, value in rows if first <= row < last]
     return np.array(found)
+
+
+def assert_same(left: Sequence[Batch], right: Sequence[Batch]) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        for name in TENSORS:
+            x, y = getattr(a, name), getattr(b, name)
+            assert (x is None) == (y is None)
+            assert x is None or (x.dtype == y.dtype and torch.equal(x, y)), name
+        assert (a.shares, a.tokens, a.step, a.rows, a.full_rows) == (
+            b.shares,
+            b.tokens,
+            b.step,
+            b.rows,
+            b.full_rows,
+        )

@@ -135,6 +135,10 @@ def train(output_dir: Path, run: ToyRun, *, resume: bool = False, **settings: An
     return trainer.run(run.stages, resume=resume)
 
 
+def metrics(output_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
 def attempt(output_dir: Path, options: dict[str, Any]) -> int:
     run = ToyRun(tuple(options.pop("steps")), ToyBatches(micro=2, delay=options.pop("delay", 0.0)))
     try:
