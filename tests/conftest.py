@@ -20,4 +20,5 @@ def shared() -> Path:
         pytest.skip("shared data absent")
     return folder
 
+
 pytest.register_assert_rewrite("toy_corpus", "toy_ner", "toy_training", "toy_vocabulary")
