@@ -38,11 +38,12 @@ def _option(default: Any, help_text: str, group: str) -> Any:
 class TrainConfig:
     """Options of `python -m edad_fast.train`. Losses and schedules: Section 3 of the EDAD paper."""
 
-    # Options that may change on resume: they decide where and how to run, not the weights.
+    # Options that may change on resume.
     FREE: ClassVar[frozenset[str]] = frozenset(
         (
             *("output_dir", "resume", "overwrite", "dry_run", "tensorboard", "keep_checkpoints", "log_every"),
             *("checkpoint_every", "loader_workers", "device", "evaluation_tokens"),
+            *("learning_rate", "student_learning_rate", "max_grad_norm"),  # the way out of a diverged run
         )
     )
 
@@ -112,7 +113,7 @@ class TrainConfig:
     schedule: ScheduleKind = _option(
         "linear", "how alpha runs from domain adaptation to distillation", "losses"
     )
-    alpha: float = _option(0.5, "alpha of --schedule constant", "losses")
+    alpha: float | None = _option(None, "alpha of --schedule constant; default 0.5", "losses")
     alpha_start: float | None = _option(
         None, "alpha at the start of a schedule; default 1, reverse kinds 0", "losses"
     )
@@ -350,6 +351,25 @@ def validate(config: TrainConfig) -> None:
             f"--batch_tokens {config.batch_tokens} is less than {config.accumulation_steps} sequence(s) of "
             f"--seq_len {config.seq_len}; give at least {config.seq_len * config.accumulation_steps}"
         )
+    if config.alpha is not None and config.schedule != "constant":
+        raise InputError(
+            f"--alpha {config.alpha} goes with --schedule constant; --schedule {config.schedule} runs from "
+            "--alpha_start to --alpha_end"
+        )
+    if config.mlm_probability == 0.0 and config.method != "general_distillation":
+        raise InputError(
+            f"--mlm_probability 0 leaves nothing to learn for --method {config.method}; 0.15 is usual"
+        )
+    for name in ("learning_rate", "student_learning_rate"):
+        if not 0.0 < getattr(config, name) < float("inf"):
+            raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
+    for name in (
+        "weight_decay",
+        "max_grad_norm",
+        *(f"{n}_weight" for n in ("mlm", "nsp", "attention", "hidden")),
+    ):
+        if not 0.0 <= getattr(config, name) < float("inf"):
+            raise InputError(f"--{name} is {getattr(config, name)}; it must not be negative")
     for name in ("teacher_extension", "student_extension"):
         if len(getattr(config, name)) != 2:
             raise InputError(f"--{name} takes two widths, hidden and intermediate, such as 252 1024")

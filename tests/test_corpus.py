@@ -350,3 +350,18 @@ def test_real_corpus_documents(shared: Path) -> None:
     documents = list(iter_documents([shared / "data/corpus/valid.txt.xz"]))
     assert len(documents) > 50
     assert sum(len(document.text.split()) for document in documents) > 250_000
+
+
+def test_a_long_line_is_cut_at_white_space(tmp_path: Path) -> None:
+    words = "word " * 500_000
+    (tmp_path / "a.txt").write_text(words + "\n")
+    parts = [document.text for document in iter_documents([tmp_path / "a.txt"])]
+    assert len(parts) == 3
+    assert max(map(len, parts)) <= 1 << 20
+    assert " ".join(" ".join(parts).split()) == words.strip()
+
+
+def test_an_unclosed_quote_is_not_swallowed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n1,"abc\n2,def\n')
+    with pytest.raises(InputError, match=r"a\.csv: line 2: not valid CSV.*missing quote"):
+        list(iter_documents([tmp_path / "a.csv"]))

@@ -42,7 +42,7 @@ class Kit:
     def parts(self, **changes: object) -> Ingredients:
         config = TrainConfig(**{**vars(self.config), **changes})  # type: ignore[arg-type]
         teacher = build_teacher(config, self.data)
-        student = build_student(config, self.data, teacher)
+        student = build_student(config, self.data)
         rows = rows_per_step(config, self.data.shards)
         return Ingredients(
             config, teacher, student, lambda p: train_stream(config, self.data, rows, p, False), steps=4

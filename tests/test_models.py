@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_config, tiny_corpus, tiny_teacher
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from edad_fast.batches import BatchStream, build_shards
 from edad_fast.errors import InputError
@@ -153,7 +153,22 @@ def test_capture_leaves_nothing_behind() -> None:
     attention = model.bert.encoder.layer[1].attention.self
     assert not hasattr(attention, "_capture_sink")
     assert not attention.query._forward_hooks
-    assert encode(model, torch.ones(1, 4, dtype=torch.long)).queries == ()
+    assert encode(model, torch.ones(1, 4, dtype=torch.long), score_layers=()).queries == ()
+
+
+@pytest.mark.parametrize("model_class", [BertModel, BertForMaskedLM, BertForPreTraining])
+def test_any_bert_can_be_captured_as_it_is(model_class: type) -> None:
+    """No preparation: a model as loaded, with a padding mask as tokenizers give it."""
+    torch.manual_seed(0)
+    model = model_class(tiny_config(50)).eval()
+    ids, mask = torch.randint(5, 50, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    mask[1, 5:] = 0
+    expected = getattr(model, "bert", model)(ids, attention_mask=mask).last_hidden_state
+    output = encode(model, ids, attention_mask=mask)
+    torch.testing.assert_close(output.last_hidden[mask.bool()], expected[mask.bool()])
+    assert [q.shape for q in output.queries] == [(2, 4, 9, 6)] * 4
+    with pytest.raises(ValueError, match=r"attention_mask is \(9,\)"):
+        encode(model, ids, attention_mask=mask[0])
 
 
 def test_packed_documents_do_not_see_each_other(tmp_path: Path) -> None:

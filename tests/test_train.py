@@ -191,6 +191,61 @@ def test_dry_run_trains_nothing(inputs: Path, tmp_path: Path, capsys: pytest.Cap
     assert train.main(_arguments(inputs, out, max_steps=1)) == 0
 
 
+def test_a_failed_start_costs_nothing(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bad options leave finished work alone, even with --overwrite, and block no corrected command."""
+    out = tmp_path / "run"
+    for option, value in (("corpus", tmp_path / "*.typo"), ("student", "tinybret4"), ("layer_map", "1,9")):
+        assert train.main(_arguments(inputs, out, **{option: value})) == 2
+        assert not out.exists(), "nothing is prepared before the options are checked"
+    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+    (out / "notes.txt").write_text("mine")
+    student = (out / "student" / "model.safetensors").read_bytes()
+    for option, value in (("corpus", tmp_path / "*.typo"), ("student", "tinybret4"), ("vocab_size", 5000)):
+        assert train.main([*_arguments(inputs, out, **{option: value}), "--overwrite"]) == 2
+        assert (out / "student" / "model.safetensors").read_bytes() == student
+    assert train.main([*_arguments(inputs, out, max_steps=1, seed=5), "--overwrite"]) == 0
+    assert (out / "student" / "model.safetensors").read_bytes() != student
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_resume_refuses_another_corpus_before_touching_shards(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, out = tiny_corpus(tmp_path / "corpus.txt"), tmp_path / "run"
+    assert train.main(_arguments(inputs, out, corpus=corpus, vocab_size=None, max_steps=2)) == 0
+    shards = {f: f.read_bytes() for f in (out / "shards" / "corpus").iterdir()}
+    corpus.write_text(corpus.read_text() + "\nthe gene acts .\n")
+    assert (
+        train.main([*_arguments(inputs, out, corpus=corpus, vocab_size=None, max_steps=2), "--resume"]) == 2
+    )
+    assert "corpus.txt" in capsys.readouterr().err
+    assert shards == {f: f.read_bytes() for f in (out / "shards" / "corpus").iterdir()}
+
+
+def test_resuming_a_finished_run_changes_no_figure(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train.main(_arguments(inputs, out, max_steps=2)) == 0
+    before = json.loads((out / "report.json").read_text())
+    assert train.main([*_arguments(inputs, out, max_steps=2, learning_rate=3e-5), "--resume"]) == 0
+    after = json.loads((out / "report.json").read_text())
+    for key in ("device_hours", "parameters", "mlm_loss", "tokens_seen", "losses"):
+        assert after[key] == before[key], key
+
+
+def test_reported_parameters_are_those_of_the_files(inputs: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    out = tmp_path / "run"
+    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+    report = json.loads((out / "report.json").read_text())
+    for role in ("student", "teacher"):
+        with safe_open(out / role / "model.safetensors", framework="np") as tensors:
+            names = [n for n in tensors.keys() if not n.startswith("cls.predictions.decoder")]  # noqa: SIM118
+            assert report["parameters"][role] == sum(tensors.get_tensor(name).size for name in names)
+
+
 def test_output_directory_is_not_overwritten(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +302,9 @@ def _damage(inputs: Path, folder: Path, case: str) -> dict[str, object]:
                 (student / name).unlink()
             (student / "vocab.txt").write_text(text)
             return {"student": student}
+        case "unequal_heads":
+            student = tiny_student(folder / "heads.json", width=12, heads=6)
+            return {"student": student, "head_match": "equal"}
         case "file_as_folder":
             (folder / "run").write_text("")
             return {}
@@ -267,6 +325,7 @@ def _damage(inputs: Path, folder: Path, case: str) -> dict[str, object]:
         ("long", "--seq_len 128 is above the 64 positions"),
         ("student_name", "neither a known shape"),
         ("other_pieces", "its vocabulary is not the teacher's"),
+        ("unequal_heads", "--head_match equal"),
         ("file_as_folder", "is a file"),
     ],
 )

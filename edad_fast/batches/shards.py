@@ -218,6 +218,7 @@ def build_shards(
     encoding_errors: EncodingErrors = "strict",
     max_line_mib: int = 64,
     held_out_fraction: float = 0.0,
+    rebuild: bool = True,
     progress: bool = True,
 ) -> TokenShards:
     """Tokenise a corpus into `directory`; reuse what is there if files, vocabulary and settings are the same.
@@ -232,14 +233,17 @@ def build_shards(
         encoding_errors: see `iter_documents`.
         max_line_mib: see `iter_documents`.
         held_out_fraction: see `TokenShards`; a change of it alone rebuilds nothing.
+        rebuild: whether shards of other input may be replaced.
         progress: show a progress bar.
 
     Raises:
-        InputError: bad input text; a corpus without tokens; damaged shards; `directory` holds something else.
+        InputError: shards of other input are there and `rebuild` is off; bad input text; a corpus without
+            tokens; damaged shards; `directory` holds something else.
     """
     directory = Path(directory)
+    files = corpus_fingerprint(sources)
     parts = {
-        "files": corpus_fingerprint(sources),
+        "files": files,
         "vocabulary": _tokenizer_hash(tokenizer),
         "settings": {"text_field": text_field, "encoding_errors": encoding_errors},
         "format": FORMAT,
@@ -255,6 +259,13 @@ def build_shards(
             return shards
         old = index.get("parts", {})
         changed = [key for key, value in parts.items() if old.get(key) != value]
+        if not rebuild:
+            before = {entry["name"]: entry for entry in old.get("files", [])}
+            names = [entry["name"] for entry in files if before.get(entry["name"]) != entry]
+            raise InputError(
+                f"{directory}: made from other {', '.join(changed)} ({', '.join(names) or 'fewer files'}); "
+                "put back what the run was started with, or start anew with --overwrite"
+            )
         logger.info("%s: made from other %s; building the token shards again", directory, ", ".join(changed))
 
     with atomic_dir(directory) as temporary:

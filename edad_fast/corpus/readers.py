@@ -114,7 +114,7 @@ def _read_jsonl(path: Path, options: _Options) -> Iterator[tuple[int, Any]]:
 
 def _read_csv(path: Path, options: _Options) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(options.max_line_bytes)
-    rows = csv.reader(_lines(path, options))
+    rows = csv.reader(_lines(path, options), strict=True)
     end = 0
     try:
         header = next(rows, None)
@@ -215,6 +215,18 @@ def _clean(value: Any, where: str, options: _Options) -> str:
     return value
 
 
+def _parts(text: str) -> Iterator[str]:
+    """Cut `text` into parts of at most DOCUMENT_CHARACTERS, at white space where there is some."""
+    start = 0
+    while len(text) - start > DOCUMENT_CHARACTERS:
+        end = start + DOCUMENT_CHARACTERS
+        space = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
+        end = space if space > start else end
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
+
+
 def iter_documents(
     sources: Iterable[Source],
     *,
@@ -224,10 +236,9 @@ def iter_documents(
 ) -> Iterator[Document]:
     """Yield the documents of `sources` (files or `hf:` datasets, see `expand_globs`) in order.
 
-    .txt: a blank line ends a document; a longer run of lines is cut at line ends into documents of at most
-    2**20 characters (a single longer line stays whole). .jsonl, .csv, .parquet and datasets: one document a
-    row, from `text_field`. Documents of white space only are left out. Memory stays constant but for the
-    longest document.
+    .txt: a blank line ends a document. .jsonl, .csv, .parquet and datasets: one document a row, from
+    `text_field`. What is longer than 2**20 characters is cut at line ends or else at white space, so that
+    memory stays constant but for the longest line. Documents of white space only are left out.
 
     Args:
         encoding_errors: `replace` puts U+FFFD for invalid UTF-8 and a space for NUL; `strict` raises.
@@ -247,8 +258,9 @@ def iter_documents(
         unit = "row" if is_hub(source) or name.lower().endswith(".parquet") else "line"
         for number, value in _rows(source, options):
             text = _clean(value, f"{name}: {unit} {number}", options)
-            if text and not text.isspace():
-                empty = False
-                yield Document(text, name, number)
+            for part in _parts(text):
+                if part and not part.isspace():
+                    empty = False
+                    yield Document(part, name, number)
     if empty:
         raise InputError(f"empty corpus: no text in {', '.join(names) or 'no file'}; give files with text")

@@ -18,7 +18,6 @@ from ..config import TrainConfig
 from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..files import atomic_dir, write_json
-from ..losses import layer_map
 from ..models import (
     add_extension,
     build_pretraining_model,
@@ -90,12 +89,17 @@ def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
 
 
 def merged_tokenizer(
-    config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path
+    config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path, *, rebuild: bool = True
 ) -> PreTrainedTokenizerFast:
     """The run's tokenizer: the one in `folder` if it was made from the same input, else learned or read."""
     key, stamp = _vocabulary_key(config, base), folder / "fingerprint.json"
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == key:
         return load_tokenizer(folder)
+    if stamp.is_file() and not rebuild:
+        raise InputError(
+            f"{folder}: made from other text or another general vocabulary than --corpus and --teacher hold "
+            "now; put back what the run was started with, or start anew with --overwrite"
+        )
     merged = build_vocabulary(
         base,
         expand_globs(config.corpus),
@@ -117,17 +121,22 @@ def merged_tokenizer(
     return tokenizer
 
 
-def load_data(config: TrainConfig, output_dir: Path) -> Data:
-    """Build or reuse vocabulary/ and shards/ in `output_dir`."""
+def load_data(config: TrainConfig, output_dir: Path, *, rebuild: bool = True) -> Data:
+    """Build or reuse vocabulary/ and shards/ in `output_dir`.
+
+    Raises:
+        InputError: bad text; or what is there was made from other input and `rebuild` is off.
+    """
     sources = expand_globs(config.corpus)
     base = load_tokenizer(config.teacher)
-    tokenizer = merged_tokenizer(config, base, output_dir / "vocabulary")
+    tokenizer = merged_tokenizer(config, base, output_dir / "vocabulary", rebuild=rebuild)
     build = partial(
         build_shards,
         tokenizer,
         text_field=config.text_field,
         encoding_errors=config.encoding_errors,
         max_line_mib=config.max_line_mib,
+        rebuild=rebuild,
     )
     fraction = 0.0 if config.validation else config.held_out_fraction
     shards = build(sources, output_dir / "shards" / "corpus", held_out_fraction=fraction)
@@ -147,7 +156,6 @@ def build_teacher(config: TrainConfig, data: Data) -> BertForPreTraining:
     """The general model with expanded embeddings, and with an extension for exBERT."""
     torch.manual_seed(config.seed)
     teacher = load_pretraining_model(config.teacher)
-    _check_positions(config, teacher, f"--teacher {config.teacher}")
     _expand(config, teacher, data)
     if config.teacher_arch == "exbert":
         hidden, intermediate = config.teacher_extension
@@ -155,22 +163,12 @@ def build_teacher(config: TrainConfig, data: Data) -> BertForPreTraining:
     return _ready(config, teacher)
 
 
-def build_student(config: TrainConfig, data: Data, teacher: BertForPreTraining) -> BertForPreTraining:
-    """A student for the merged vocabulary, fresh or from a directory.
-
-    Raises:
-        InputError: deeper than the teacher, too few positions, or weights over another vocabulary.
-    """
+def build_student(config: TrainConfig, data: Data) -> BertForPreTraining:
+    """A student for the merged vocabulary, fresh or from a directory."""
     torch.manual_seed(config.seed + 1)
     shape = student_config(config.student, vocab_size=len(data.tokenizer), max_positions=config.seq_len)
-    layer_map(config.layer_map, shape.num_hidden_layers, teacher.config.num_hidden_layers)
     hidden, intermediate = config.student_extension
     if has_weights(config.student):
-        if vocabulary_of(load_tokenizer(config.student)) != data.general:
-            raise InputError(
-                f"--student {config.student}: its vocabulary is not the teacher's; use a student over the "
-                "same pieces, or its config.json alone to start from fresh weights"
-            )
         student = load_pretraining_model(config.student)
         _expand(config, student, data)
         if config.student_arch == "exbert":
@@ -179,16 +177,10 @@ def build_student(config: TrainConfig, data: Data, teacher: BertForPreTraining) 
         if config.student_arch == "exbert":
             shape = exbert_config(shape, (hidden, intermediate), config.gate_bias)
         student = build_pretraining_model(shape)
-    _check_positions(config, student, f"--student {config.student}")
     return _ready(config, student)
 
 
 def _expand(config: TrainConfig, model: BertForPreTraining, data: Data) -> None:
-    if model.config.vocab_size != len(data.general):
-        raise InputError(
-            f"{model.config._name_or_path}: {model.config.vocab_size} embedding rows but {len(data.general)} "
-            "pieces in its tokenizer; the two must agree"
-        )
     generator = torch.Generator().manual_seed(config.seed)
     expand_embeddings(
         model, decompose(data.added, data.general), init=config.embedding_init, generator=generator
@@ -198,15 +190,6 @@ def _expand(config: TrainConfig, model: BertForPreTraining, data: Data) -> None:
 def _ready(config: TrainConfig, model: BertForPreTraining) -> BertForPreTraining:
     set_dropout(model, config.dropout)
     return prepare_for_training(model)
-
-
-def _check_positions(config: TrainConfig, model: BertForPreTraining, name: str) -> None:
-    positions = model.config.max_position_embeddings
-    if config.seq_len > positions:
-        raise InputError(
-            f"--seq_len {config.seq_len} is above the {positions} positions of {name}; "
-            f"give at most {positions}"
-        )
 
 
 def rows_per_step(config: TrainConfig, shards: TokenShards) -> int:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import transformers
-import yaml
 from transformers import BertForPreTraining
 
 from ..config import TrainConfig
 from ..corpus import corpus_fingerprint, expand_globs
-from ..errors import InputError
-from ..files import atomic_dir, atomic_write
-from ..models import count_parameters, save_model
+from ..files import atomic_dir
+from ..models import count_parameters, count_saved_parameters, save_model
 from ..report import format_table, model_card, read_metrics, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
 from ..training import Ledger, Trainer, TrainerSettings
 from ..vocabulary import save_tokenizer
 from .cost import step_cost
+from .output_dir import check_output_dir, has_results, take_output_dir
+from .preflight import preflight
 from .prepare import (
     Data,
     build_student,
@@ -39,80 +38,22 @@ from .stages import Ingredients, build_stages
 logger = logging.getLogger(__name__)
 
 
-def open_output_dir(config: TrainConfig) -> Path:
-    """Take the run's folder, and write the resolved config.yaml into it.
-
-    Raises:
-        InputError: another run is in it and neither --resume nor --overwrite is given; or --resume with
-            options that change the result (they are named).
-    """
-    folder = Path(config.output_dir)
-    file = folder / "config.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give a folder as --output_dir")
-    if file.is_file() and config.overwrite:
-        shutil.rmtree(folder)
-    elif file.is_file() and not config.resume:
-        raise InputError(
-            f"{folder}: holds another run; add --resume to go on with it, --overwrite to remove it"
-        )
-    elif file.is_file():
-        _check_same_run(config, file)
-    elif folder.exists() and {entry.name for entry in folder.iterdir()} - {"vocabulary", "shards"}:
-        raise InputError(
-            f"{folder}: is not empty and holds no run of this program; give another --output_dir"
-        )
-    elif config.resume:
-        logger.warning("%s: no run to resume; starting one", folder)
-    with atomic_write(file) as temporary:
-        temporary.write_text(config.to_yaml(), encoding="utf-8")
-    return folder
-
-
-def _check_same_run(config: TrainConfig, file: Path) -> None:
-    try:
-        earlier = TrainConfig(**yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError) as error:
-        raise InputError(f"{file}: not a configuration of this program ({error}); use --overwrite") from error
-    if earlier.fingerprint() == config.fingerprint():
-        return
-    changed = [
-        f"--{name} was {getattr(earlier, name)!r}, is {value!r}"
-        for name, value in vars(config).items()
-        if value != getattr(earlier, name) and name not in TrainConfig.FREE
-    ]
-    raise InputError(
-        f"{file}: the run was started with other options: {'; '.join(changed)}. Resume with the same ones."
-    )
-
-
-def require_inputs(config: TrainConfig) -> None:
-    """Check that a teacher and a corpus are named.
-
-    Raises:
-        InputError: naming what is missing.
-    """
-    for name in ("teacher", "corpus"):
-        if not getattr(config, name):
-            raise InputError(f"--{name} is missing (without any argument the program runs the demo)")
-
-
 def run(config: TrainConfig) -> dict[str, Any]:
     """Train as `config` says; return what report.json holds (with --dry_run only `dry_run`, a text).
 
     Raises:
         InputError: bad input or options. NonFiniteLoss, Interrupted: see `edad_fast.training.Trainer.run`.
     """
-    require_inputs(config)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     begin = time.perf_counter()
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    output_dir = Path(config.output_dir) if config.dry_run else open_output_dir(config)
-    data = load_data(config, output_dir)
+    output_dir = check_output_dir(config)
+    preflight(config)
+    data = load_data(config, output_dir, rebuild=not (config.resume and has_results(output_dir)))
     teacher = build_teacher(config, data)
-    student = build_student(config, data, teacher)
+    student = build_student(config, data)
     rows = rows_per_step(config, data.shards)
     pinned = device.type == "cuda"
     steps = stage_steps(config, rows, train_stream(config, data, rows, 0.0, pinned).stream.steps_per_epoch)
@@ -128,6 +69,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     if config.dry_run:
         return {"dry_run": config.to_yaml() + dry_run_table(parts, rows, precision)}
 
+    take_output_dir(config, output_dir)
     measure = _held_out_loss(config, data, {"teacher": teacher, "student": student}, device, precision)
     before = measure()
     settings = TrainerSettings(
@@ -157,7 +99,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
             for f in corpus_fingerprint(expand_globs(config.corpus))
         ],
         "vocabulary": {"size": len(data.tokenizer), "added": len(data.added)},
-        "parameters": {"teacher": count_parameters(teacher), "student": count_parameters(student)},
+        "parameters": {
+            role: count_saved_parameters(model, keep_sentence_head=config.nsp)
+            for role, model in (("teacher", teacher), ("student", student))
+        },
         "tokens_seen": ledger.tokens,
         "steps": ledger.steps,
         "batch_tokens": rows * config.seq_len,
@@ -240,7 +185,7 @@ def _save(
 ) -> None:
     for role, model in models.items():
         with atomic_dir(output_dir / role) as folder:
-            save_model(model, folder, keep_sentence_head=role == "teacher" or config.nsp)
+            save_model(model, folder, keep_sentence_head=config.nsp)
             data.tokenizer.model_max_length = model.config.max_position_embeddings
             save_tokenizer(data.tokenizer, folder)
             architecture = config.teacher_arch if role == "teacher" else config.student_arch

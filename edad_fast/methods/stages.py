@@ -51,8 +51,16 @@ def _adaptation_loss(config: TrainConfig) -> AdaptationLoss:
     return AdaptationLoss(config.mlm_weight, config.nsp_weight, config.loss_backend)
 
 
-def _head_match(option: str) -> str | list[int]:
+def head_match(config: TrainConfig) -> str | list[int]:
+    """--head_match as the losses take it."""
+    option = config.head_match
     return [int(head) for head in option.split(",")] if option.replace(",", "").isdigit() else option
+
+
+def alpha_schedule(config: TrainConfig) -> AlphaSchedule:
+    """--schedule with its ends or its constant."""
+    constant = 0.5 if config.alpha is None else config.alpha
+    return AlphaSchedule(config.schedule, config.alpha_start, config.alpha_end, constant)
 
 
 def distillation_of(parts: Ingredients) -> LayerDistillation:
@@ -66,7 +74,7 @@ def distillation_of(parts: Ingredients) -> LayerDistillation:
         attention_weight=config.attention_weight,
         hidden_weight=config.hidden_weight,
         mode=config.attention_mode,
-        head_match=_head_match(config.head_match),
+        head_match=head_match(config),
         backend=config.loss_backend,
     )
 
@@ -97,10 +105,9 @@ def _one_pass(parts: Ingredients) -> Stage:
         teacher_learning_rate=config.learning_rate,
         student_learning_rate=config.student_learning_rate,
     )
-    alpha = AlphaSchedule(
-        config.schedule, start=config.alpha_start, end=config.alpha_end, constant=config.alpha
+    return Stage(
+        "edad", objective, parts.stream(config.mlm_probability), parts.steps, alpha=alpha_schedule(config)
     )
-    return Stage("edad", objective, parts.stream(config.mlm_probability), parts.steps, alpha=alpha)
 
 
 METHODS: dict[str, tuple[Callable[[Ingredients], Stage], ...]] = {

@@ -4,10 +4,12 @@ from .capture import EncoderOutput, count_parameters, encode, set_dropout
 from .checkpoint import (
     add_extension,
     build_pretraining_model,
+    count_saved_parameters,
     load_masked_lm,
     load_pretraining_model,
     load_token_classifier,
     prepare_for_training,
+    read_model_config,
     save_model,
 )
 from .exbert import ExBertConfig, exbert_config
@@ -20,6 +22,7 @@ __all__ = [
     "add_extension",
     "build_pretraining_model",
     "count_parameters",
+    "count_saved_parameters",
     "encode",
     "exbert_config",
     "expand_embeddings",
@@ -28,6 +31,7 @@ __all__ = [
     "load_pretraining_model",
     "load_token_classifier",
     "prepare_for_training",
+    "read_model_config",
     "save_model",
     "set_dropout",
     "student_config",

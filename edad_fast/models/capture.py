@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, BertForPreTraining
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .exbert import original_layer
@@ -70,16 +70,16 @@ if _INTERFACE:
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def use_capturing_attention(model: BertForPreTraining) -> None:
+def use_capturing_attention(model: PreTrainedModel) -> None:
     """Make `model` run SDPA through the capturing attention function (a plain SDPA before transformers 5)."""
     model.set_attn_implementation(ATTENTION if _INTERFACE else "sdpa")
 
 
 @contextmanager
-def _sinks(model: BertForPreTraining, layers: Collection[int]) -> Iterator[dict[int, dict[str, Tensor]]]:
+def _sinks(encoder: Any, layers: Collection[int]) -> Iterator[dict[int, dict[str, Tensor]]]:
     sinks: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
     attentions: dict[int, Any] = {
-        i: cast(Any, original_layer(model.bert.encoder.layer[i - 1])).attention.self for i in layers
+        i: cast(Any, original_layer(encoder.encoder.layer[i - 1])).attention.self for i in layers
     }
     handles = []
     for index, attention in attentions.items():
@@ -91,7 +91,7 @@ def _sinks(model: BertForPreTraining, layers: Collection[int]) -> Iterator[dict[
                 def keep(
                     module: nn.Module, inputs: Any, output: Tensor, index: int = index, name: str = name
                 ) -> None:
-                    heads = model.config.num_attention_heads
+                    heads = encoder.config.num_attention_heads
                     sinks[index][name] = output.unflatten(-1, (heads, -1)).transpose(1, 2)
 
                 handles.append(getattr(attention, name).register_forward_hook(keep))
@@ -106,49 +106,56 @@ def _sinks(model: BertForPreTraining, layers: Collection[int]) -> Iterator[dict[
 
 
 def encode(
-    model: BertForPreTraining,
+    model: PreTrainedModel,
     input_ids: Tensor,
     *,
     position_ids: Tensor | None = None,
     token_type_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
-    hidden_states: bool = False,
-    score_layers: Collection[int] = (),
+    hidden_states: bool = True,
+    score_layers: Collection[int] | None = None,
 ) -> EncoderOutput:
-    """Run the encoder of a BERT model with pretraining heads.
+    """Run the encoder of a BERT and keep what the distillation losses need; SDPA stays on.
 
     Args:
-        model: a model with `.bert` (plain or exBERT).
+        model: a BERT, plain or exBERT, with or without heads; switched to the capturing attention.
         input_ids, position_ids, token_type_ids: int64 [B, L].
-        attention_mask: None, or bool [B, 1, L, L], True where a query may attend to a key.
+        attention_mask: None; int or bool [B, L], 1 = token; or bool [B, 1, L, L], True where a query may
+            attend to a key.
         hidden_states: keep every layer's output.
-        score_layers: 1-based layers whose queries and keys are kept (of the original module in exBERT).
+        score_layers: 1-based layers whose queries and keys are kept (in exBERT of the original module);
+            None: all.
+
+    Raises:
+        ValueError: a mask of another shape.
     """
-    states = model.bert.embeddings(
-        input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids
-    )
+    encoder: Any = getattr(model, "bert", model)
+    all_layers = range(1, len(encoder.encoder.layer) + 1)
+    captured = all_layers if score_layers is None else score_layers
+    if captured and _INTERFACE and model.config._attn_implementation != ATTENTION:
+        use_capturing_attention(model)
+    if attention_mask is not None and attention_mask.dim() == 2:
+        attention_mask = attention_mask.bool()[:, None, None, :]
+    if attention_mask is not None and attention_mask.dim() != 4:
+        raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}; give [B, L] or [B, 1, L, L]")
+    states = encoder.embeddings(input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids)
     collected = [states]
-    with _sinks(model, score_layers) as sinks:
-        for layer in model.bert.encoder.layer:
+    with _sinks(encoder, captured) as sinks:
+        for layer in encoder.encoder.layer:
             output = layer(states, attention_mask)
             states = output[0] if isinstance(output, tuple) else output
             if hidden_states:
                 collected.append(states)
+
+    def by_layer(name: str) -> tuple[Tensor, ...]:
+        return tuple(sinks[i][name] if i in sinks else torch.empty(0) for i in all_layers) if sinks else ()
+
     return EncoderOutput(
         last_hidden=states,
         hidden_states=tuple(collected) if hidden_states else (),
-        queries=_by_layer(model, sinks, "query"),
-        keys=_by_layer(model, sinks, "key"),
+        queries=by_layer("query"),
+        keys=by_layer("key"),
     )
-
-
-def _by_layer(
-    model: BertForPreTraining, sinks: dict[int, dict[str, Tensor]], name: str
-) -> tuple[Tensor, ...]:
-    if not sinks:
-        return ()
-    layers = range(1, len(model.bert.encoder.layer) + 1)
-    return tuple(sinks[layer][name] if layer in sinks else torch.empty(0) for layer in layers)
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

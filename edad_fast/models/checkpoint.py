@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -26,6 +28,8 @@ from ..errors import InputError
 from .capture import use_capturing_attention
 from .exbert import MODEL_TYPE, attach_extension, exbert_config, read_exbert_config
 
+logger = logging.getLogger(__name__)
+
 _ENCODER = ("bert.embeddings", "bert.encoder")
 
 
@@ -42,9 +46,37 @@ def _model_type(source: str | Path) -> str:
         return str(AutoConfig.from_pretrained(source, trust_remote_code=False).model_type)
     except Exception as error:
         raise InputError(
-            f"{source}: neither a directory nor a model that can be fetched from the hub ({error}); "
-            "check --teacher"
+            f"{source}: no such directory, and no model of that name can be fetched from the hub ({error})"
         ) from error
+
+
+def read_model_config(source: str | Path) -> BertConfig:
+    """Read the configuration of a BERT or exBERT, and see that a directory has whole weight files.
+
+    Raises:
+        InputError: no BERT, no weights, or a truncated file.
+    """
+    kind = _model_type(source)
+    if kind not in ("bert", MODEL_TYPE):
+        raise InputError(
+            f"{source}: model_type is {kind!r}, not a BERT; give a BERT checkpoint such as bert-base-uncased"
+        )
+    directory = Path(source)
+    if not directory.is_dir():
+        return BertConfig.from_pretrained(source)
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise InputError(
+            f"{source}: no weights (*.safetensors). Pickled weights (.bin) are not read; convert them once "
+            "with `AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)`"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except Exception as error:
+            raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
+    return read_exbert_config(directory) if kind == MODEL_TYPE else BertConfig.from_pretrained(directory)
 
 
 def load_pretraining_model(source: str | Path) -> BertForPreTraining:
@@ -53,11 +85,7 @@ def load_pretraining_model(source: str | Path) -> BertForPreTraining:
     Raises:
         InputError: no BERT, no weights, a truncated or damaged file, or encoder weights missing.
     """
-    kind = _model_type(source)
-    if kind not in ("bert", MODEL_TYPE):
-        raise InputError(
-            f"{source}: model_type is {kind!r}, not a BERT; give a BERT checkpoint such as bert-base-uncased"
-        )
+    kind = read_model_config(source).model_type
     if kind == MODEL_TYPE:
         model = BertForPreTraining(read_exbert_config(Path(source)))
         attach_extension(model)
@@ -68,12 +96,6 @@ def load_pretraining_model(source: str | Path) -> BertForPreTraining:
 
 def _from_pretrained(model_class: Any, source: str | Path, **options: Any) -> PreTrainedModel:
     """Load a checkpoint that transformers knows, in fp32, from safetensors only; heads may be fresh."""
-    directory = Path(source)
-    if directory.is_dir() and not list(directory.glob("*.safetensors")):
-        raise InputError(
-            f"{source}: no weights (*.safetensors). Pickled weights (.bin) are not read; convert them once "
-            "with `AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)`"
-        )
     try:
         model, info = model_class.from_pretrained(
             source,
@@ -86,6 +108,10 @@ def _from_pretrained(model_class: Any, source: str | Path, **options: Any) -> Pr
         raise InputError(
             f"{source}: the weights cannot be read ({error}); the file may be truncated: fetch it again"
         ) from error
+    if model_class is BertForPreTraining and any(
+        key.startswith("cls.predictions.transform") for key in info["missing_keys"]
+    ):
+        logger.info("%s has no MLM head; a fresh one is trained", source)
     missing = sorted(key for key in info["missing_keys"] if key.startswith(_ENCODER))
     if missing:
         raise InputError(
@@ -137,6 +163,19 @@ def prepare_for_training(model: BertForPreTraining) -> BertForPreTraining:
     return model.train()
 
 
+_SENTENCE_HEAD = ("bert.pooler", "cls.seq_relationship")
+
+
+def count_saved_parameters(model: PreTrainedModel, *, keep_sentence_head: bool) -> int:
+    """Parameters that `save_model` writes, tied ones once."""
+    everything = keep_sentence_head or model.config.model_type != "bert"
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if everything or not name.startswith(_SENTENCE_HEAD)
+    )
+
+
 def save_model(model: BertForPreTraining, directory: Path, *, keep_sentence_head: bool) -> None:
     """Write config.json and model.safetensors (fp32) into `directory`.
 
@@ -146,11 +185,7 @@ def save_model(model: BertForPreTraining, directory: Path, *, keep_sentence_head
     saved: PreTrainedModel = model
     if not keep_sentence_head and model.config.model_type == "bert":
         saved = BertForMaskedLM(model.config)
-        state = {
-            k: v
-            for k, v in model.state_dict().items()
-            if not k.startswith(("bert.pooler", "cls.seq_relationship"))
-        }
+        state = {k: v for k, v in model.state_dict().items() if not k.startswith(_SENTENCE_HEAD)}
         saved.load_state_dict(state)
         saved.tie_weights()
     attention = saved.config._attn_implementation

@@ -225,7 +225,6 @@ class _StageLoop:
                     if self._step == stage.steps:
                         break
                     batches = self._next(stream)
-                self._book()
                 if request.signum is not None:
                     raise Interrupted.after(request.signum, stage.name, self._step, self._saved().path)
         finally:

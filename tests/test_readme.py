@@ -1,0 +1,44 @@
+"""What the README shows runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from edad_fast.config import parse_config
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def _block(language: str, containing: str) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = [block for block in blocks if containing in block]
+    return found
+
+
+def test_the_loop_with_the_losses() -> None:
+    code = _block("python", "DistillationLoss")
+    fetch = 'AutoModelForMaskedLM.from_pretrained("bert-base-uncased")'
+    assert fetch in code
+    names: dict[str, object] = {
+        "untrained_teacher": BertForMaskedLM(BertConfig(vocab_size=60, intermediate_size=64)),
+        "batches": [
+            {
+                "input_ids": torch.randint(5, 60, (2, 12)),
+                "attention_mask": torch.ones(2, 12, dtype=torch.long),
+            }
+        ],
+    }
+    exec(code.replace(fetch, "untrained_teacher"), names)
+    result = names["result"]
+    assert set(result.terms) == {"attention", "hidden"}  # type: ignore[attr-defined]
+    assert torch.isfinite(result.total)  # type: ignore[attr-defined]
+
+
+def test_the_real_command_has_known_options() -> None:
+    command = _block("bash", "edad_fast.train").split("edad_fast.train", 1)[1].replace("\\\n", " ")
+    config = parse_config(command.replace("'", "").split())
+    assert (config.teacher, config.vocab_size, config.student) == ("bert-base-uncased", "40000", "tinybert4")
