@@ -41,15 +41,25 @@ def write_plots(metrics: Path, folder: Path) -> list[Path]:
     def draw(name: str, label: str, series: dict[str, Callable[[Record], float | None]], log: bool) -> Path:
         figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
         axes = figure.subplots()
-        for title, value in series.items():
-            points = [(x, y) for x, r in zip(positions, records, strict=True) if (y := value(r)) is not None]
-            if points:
-                xs, ys = zip(*points, strict=True)
-                axes.plot(xs, ys, label=title, linewidth=1.2, marker="." if len(points) < 3 else None)
+        for number, (title, value) in enumerate(series.items()):
+            label_once: str | None = title
+            for stage in dict.fromkeys(record.get("stage") for record in records):  # no line across a border
+                points = [
+                    (x, y)
+                    for x, r in zip(positions, records, strict=True)
+                    if r.get("stage") == stage and (y := value(r)) is not None
+                ]
+                if points:
+                    xs, ys = zip(*points, strict=True)
+                    marker = "." if len(points) < 3 else None
+                    axes.plot(xs, ys, label=label_once, color=f"C{number}", linewidth=1.2, marker=marker)
+                    label_once = None
         for border in borders:
             axes.axvline(border, color="grey", linestyle=":", linewidth=0.8)
         if log:
             axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.set_xlabel("tokens seen")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

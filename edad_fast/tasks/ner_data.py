@@ -69,8 +69,9 @@ def read_ner(path: str | Path) -> list[Sentence]:
         columns = line.split("\t") if "\t" in line else line.split(" ")
         word, tag = columns[0], columns[-1].strip()
         if len(columns) < 2 or not _TAG.fullmatch(tag):
+            problem = f"has no tag (its last column is {tag!r})" if len(columns) > 1 else "has no tag"
             raise InputError(
-                f"{path}:{number}: row {line[:80]!r} has no tag; write 'token TAB tag' with tags O, B-TYPE, "
+                f"{path}:{number}: row {line[:80]!r} {problem}; write 'token TAB tag' with tags O, B-TYPE, "
                 "I-TYPE and an empty line between sentences"
             )
         if word == "-DOCSTART-":
