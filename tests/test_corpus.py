@@ -26,7 +26,8 @@ def compress(suffix: str, data: bytes) -> bytes:
     if suffix == ".xz":
         return lzma.compress(data)
     if suffix == ".zst":
-        zstandard = pytest.importorskip("zstandard", reason="zstandard absent")
+        import zstandard
+
         compressed: bytes = zstandard.ZstdCompressor(write_checksum=True).compress(data)
         return compressed
     return data
@@ -245,8 +246,9 @@ def make_csv(path: Path, field: str) -> None:
 
 
 def make_parquet(path: Path, field: str) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow absent")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow absent")
+    import pyarrow
+    from pyarrow import parquet
+
     parquet.write_table(pyarrow.table({"id": list(range(len(ROWS))), field: ROWS}), path)
 
 
