@@ -89,6 +89,8 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    umask = os.umask(0o022)  # it can only be read by setting it
+    os.umask(umask)
     with explain_full_disk(target.parent):
         for stale in target.parent.glob(f".{target.name}.tmp-*"):  # of a process that was killed
             if not _alive(int(stale.name.rpartition("-")[2])) or stale == temporary:
@@ -98,7 +100,7 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    file.chmod(file.stat().st_mode | 0o044)  # safetensors writes for its owner alone
+                    file.chmod(0o666 & ~umask)  # safetensors writes for its owner alone, whatever the umask
                     _sync(file)
             _sync(temporary)
             if target.exists():

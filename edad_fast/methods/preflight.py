@@ -12,14 +12,14 @@ from ..config import TrainConfig
 from ..corpus import expand_globs
 from ..errors import InputError
 from ..kernels import match_heads
-from ..losses import AlphaSchedule, layer_map
+from ..losses import layer_map
 from ..models import exbert_config, has_weights, read_model_config, student_config
 from ..vocabulary import load_tokenizer, vocabulary_of
 from .stages import alpha_schedule, head_match
 
 
-def preflight(config: TrainConfig) -> AlphaSchedule:
-    """Check all that can be checked without reading the corpus or the weights; returns the schedule.
+def preflight(config: TrainConfig) -> None:
+    """Check all that can be checked without reading the corpus or the weights.
 
     Raises:
         InputError: naming the option, file or value and the way out.
@@ -41,7 +41,6 @@ def preflight(config: TrainConfig) -> AlphaSchedule:
             f"--teacher {config.teacher}: {teacher.vocab_size} embedding rows but {len(general)} pieces in "
             "its tokenizer; the two must agree"
         )
-    _check_vocabulary_size(config, len(general))
     student = student_config(config.student, vocab_size=len(general), max_positions=config.seq_len)
     if has_weights(config.student):
         read_model_config(config.student)
@@ -62,15 +61,7 @@ def preflight(config: TrainConfig) -> AlphaSchedule:
             exbert_config(model, (widths[0], widths[1]), config.gate_bias)
     layer_map(config.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     _check_heads(config, student, teacher)
-    return alpha_schedule(config)
-
-
-def _check_vocabulary_size(config: TrainConfig, general: int) -> None:
-    if config.vocab_size is not None and int(config.vocab_size) < general:
-        raise InputError(
-            f"--vocab_size {config.vocab_size} is below the {general} pieces of the teacher, which all stay; "
-            f"give at least {general}"
-        )
+    alpha_schedule(config)
 
 
 def _check_student_vocabulary(config: TrainConfig, general: list[str]) -> None:

@@ -68,15 +68,10 @@ class Data:
 
 def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
     """Hash of all that decides the merged vocabulary."""
-    vocab_file = (
-        Path(config.vocab).read_text(encoding="utf-8")
-        if config.vocab and Path(config.vocab).is_file()
-        else None
-    )
     parts = {
         "general": vocabulary_of(base),
         "corpus": corpus_fingerprint(expand_globs(config.corpus)) if config.vocab_size else None,
-        "vocab": vocab_file or config.vocab,
+        "vocab": Path(config.vocab).read_text(encoding="utf-8") if config.vocab else None,
         "options": [
             config.vocab_size,
             config.criterion,

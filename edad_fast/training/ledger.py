@@ -18,7 +18,8 @@ class StageCost:
     Args:
         name: of the stage.
         device_seconds: wall-clock seconds inside the training loop times `devices`: waiting for batches,
-            forward, backward, optimiser, logging and checkpoint writing (the device is held all the while).
+            forward, backward, optimiser, logging and checkpoint writing (the device is held all the while),
+            but for the writing of the stage's last checkpoint.
             Building the stage is outside. Work after the last checkpoint of a killed run is lost, and its
             time with it: only the repetition counts.
         steps: optimiser steps done.
