@@ -7,31 +7,52 @@ PYTHON ?= python3
 
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES = pyproject.toml setup.py constraints.txt CMakeLists.txt csrc/bindings.cpp $(wildcard csrc/*/*.[ch]pp)
+SOURCES = pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard csrc/*/*.[ch]pp csrc/*/*.inc)
+CMAKE_TESTS = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+  -DEDAD_FAST_BINDINGS=OFF -DEDAD_FAST_TESTS=ON $(CMAKE_ARGS)
+UNOPTIMISED = -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench sanitize fuzz lint format clean
 
 demo: $(VENV)/installed # generated text, on the CPU, a few minutes
 	$(BIN)/python -m edad_fast.train
 
 test: $(VENV)/installed-dev
-	$(BIN)/cmake -S . -B $(VENV)/ctest -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DEDAD_FAST_BINDINGS=OFF -DEDAD_FAST_TESTS=ON $(CMAKE_ARGS)
+	$(CMAKE_TESTS) -B $(VENV)/ctest
 	$(BIN)/cmake --build $(VENV)/ctest
 	$(BIN)/ctest --test-dir $(VENV)/ctest --output-on-failure --no-tests=error
 	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/installed-bench # against other libraries, a few minutes; the table goes to benchmarks/out
+	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+
+# The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+sanitize: $(VENV)/installed-dev
+	set -e; for kind in address,undefined thread; do \
+	  $(CMAKE_TESTS) -B $(VENV)/sanitize-$$kind -DEDAD_FAST_SANITIZE=$$kind $(UNOPTIMISED); \
+	  $(BIN)/cmake --build $(VENV)/sanitize-$$kind; \
+	  $(BIN)/ctest --test-dir $(VENV)/sanitize-$$kind --output-on-failure --no-tests=error; \
+	done
+
+# Inputs that reach new branches are kept in build/fuzz_inputs, for the next run to start from.
+FUZZ_SECONDS ?= 3600
+fuzz: $(VENV)/installed-dev
+	$(CMAKE_TESTS) -B $(VENV)/fuzz -DEDAD_FAST_FUZZ=ON -DEDAD_FAST_SANITIZE=address,undefined $(UNOPTIMISED)
+	$(BIN)/cmake --build $(VENV)/fuzz --target fuzz_encode
+	mkdir -p build/fuzz_inputs
+	$(VENV)/fuzz/fuzz_encode --seconds $(FUZZ_SECONDS) build/fuzz_inputs
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	ln -sfn ../kernels edad_fast/kernels
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter csrc/%,$(SOURCES))
+	$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.hpp,$(SOURCES))
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(filter csrc/%,$(SOURCES))
+	$(BIN)/clang-format -i $(filter %.cpp %.hpp,$(SOURCES))
 
 clean:
 	rm -rf $(VENV) build edad_fast.egg-info edad_fast/kernels edad_fast/*.so .mypy_cache .ruff_cache .pytest_cache
@@ -45,4 +66,8 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/installed-dev: $(SOURCES) | $(VENV)/bin/python
 	$(INSTALL) -e '.[test,lint]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(SOURCES) | $(VENV)/bin/python
+	$(INSTALL) -e '.[bench]'
 	touch $@ $(VENV)/installed

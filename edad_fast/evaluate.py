@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
     mlm = tasks.add_parser("mlm", parents=[common], help="masked-language-model loss on held-out text")
     mlm.add_argument("--data", nargs="+", required=True, help="text files or globs, as for training")
+    mlm.add_argument("--overwrite", action="store_true", help="replace a result of other --data")
     mlm.add_argument("--seq_len", type=int, default=128)
     mlm.add_argument("--batch_size", type=int, default=32, help="sequences")
     mlm.add_argument("--max_tokens", type=int, help="stop after about this many tokens; default: all")
@@ -218,10 +219,14 @@ def _mlm(args: argparse.Namespace) -> None:
     from .models import load_masked_lm
     from .tasks.device import device_name
     from .tasks.masked_lm import masked_lm_loss_on
+    from .tasks.ner_runs import earlier_result
     from .vocabulary import load_tokenizer, vocabulary_of
 
     device, precision = _device(args)
     _require_mlm_head(args.model)
+    earlier = (args.output_dir or args.model / "evaluation") / "mlm.json"
+    if not args.overwrite:
+        earlier_result(earlier, {"data": args.data})
     # --data may be a folder here, as for the other tasks: all the files in it.
     sources = expand_globs([f"{name}/*" if Path(name).is_dir() else name for name in args.data])
     tokenizer = load_tokenizer(args.model)
@@ -259,7 +264,7 @@ def _mlm(args: argparse.Namespace) -> None:
     result = {
         "task": "mlm",
         "model": str(args.model),
-        "data": [str(source) for source in sources],
+        "data": args.data,
         "vocabulary_size": len(pieces),
         "seq_len": args.seq_len,
         "seed": args.seed,

@@ -95,6 +95,12 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
         for stale in target.parent.glob(f".{target.name}.tmp-*"):  # of a process that was killed
             if not _alive(int(stale.name.rpartition("-")[2])) or stale == temporary:
                 shutil.rmtree(stale, ignore_errors=True)
+        for old in target.parent.glob(f".{target.name}.old-*"):  # killed between the two renames below
+            if not _alive(int(old.name.rpartition("-")[2])):
+                if target.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
+                    os.replace(old, target)
         temporary.mkdir()
         try:
             yield temporary

@@ -182,6 +182,29 @@ def test_mlm_command_is_reproducible(model_dir, text, tmp_path, capsys):
     assert json.loads((tmp_path / "e" / "mlm.json").read_text())["loss"] == results[0]["loss"]
 
 
+def test_mlm_results_of_other_text_are_kept(model_dir, text, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text())
+    command = [
+        "mlm",
+        "--model",
+        str(model_dir),
+        "--seq_len",
+        "32",
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    assert evaluate.main([*command, "--data", str(text)]) == 0
+    assert evaluate.main([*command, "--data", str(text)]) == 0
+    capsys.readouterr()
+    assert evaluate.main([*command, "--data", str(other)]) == 2
+    assert "another data" in capsys.readouterr().err
+    assert evaluate.main([*command, "--data", str(other), "--overwrite"]) == 0
+    assert json.loads((tmp_path / "mlm.json").read_text())["data"] == [str(other)]
+
+
 def test_mlm_bad_input(plain, text, tmp_path, capsys):
     def error(*arguments: str) -> str:
         assert evaluate.main(["mlm", "--output_dir", str(tmp_path), *arguments]) == 2

@@ -49,3 +49,18 @@ def test_a_failure_keeps_the_old_folder(tmp_path: Path) -> None:
         fail()
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "a").read_text() == "old"
+
+
+def test_a_folder_moved_aside_by_a_killed_process_comes_back(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    aside = tmp_path / f".shards.old-{dead.pid}"
+    aside.mkdir()
+    (aside / "index.json").write_text("finished")
+    with pytest.raises(KeyError), atomic_dir(tmp_path / "shards"):
+        raise KeyError
+    assert (tmp_path / "shards" / "index.json").read_text() == "finished"
+    aside.mkdir()
+    with atomic_dir(tmp_path / "shards"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -343,6 +344,26 @@ def test_bad_input_is_explained(
 def test_missing_inputs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--max_steps", "1"]) == 2
     assert "--teacher is missing" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_shows_its_text(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    changes = {
+        "learning_rate": 1e30,
+        "student_learning_rate": 1e30,
+        "warmup_fraction": 0.0,
+        "max_grad_norm": 1e30,
+    }
+    assert train.main(_arguments(inputs, out, **changes)) == 2
+    error = capsys.readouterr().err
+    assert "is not finite" in error
+    assert f"Their text is in {out / 'bad_rows.txt'}" in error
+    rows = (out / "bad_rows.txt").read_text().splitlines()
+    assert rows
+    assert all(re.match(r"row \d+: \w+", row) for row in rows)
+    assert "[MASK]" not in "".join(rows)
 
 
 def test_a_full_disk_keeps_what_is_finished(

@@ -6,8 +6,9 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
+
+#include "trie.hpp"
 
 namespace edad_fast::wordpiece {
 
@@ -15,33 +16,6 @@ namespace edad_fast::wordpiece {
 struct Segmentation {
   std::vector<std::int32_t> ids;
   std::vector<std::int64_t> offsets;
-};
-
-// A byte trie; immutable, so that threads can share it.
-class Trie {
- public:
-  using Entry = std::pair<std::string_view, std::int32_t>;
-
-  struct Match {
-    std::int32_t id = -1;  // -1: no key is a prefix of the text
-    std::size_t length = 0;
-  };
-
-  // Keys are not empty and differ; ids are not negative.
-  explicit Trie(std::vector<Entry> entries);
-
-  Match longest_prefix(std::string_view text) const;
-
- private:
-  // The children of a node lie side by side, in the order of their bytes.
-  struct Node {
-    std::uint32_t first_child = 0;
-    std::uint32_t child_count = 0;
-    std::int32_t id = -1;
-    unsigned char byte = 0;
-  };
-
-  std::vector<Node> nodes_;
 };
 
 class Segmenter {
@@ -60,8 +34,7 @@ class Segmenter {
 
   std::int32_t unk_id_;
   std::size_t max_chars_;
-  Trie initial_;
-  Trie continuation_;
+  Matcher matcher_;
 };
 
 }  // namespace edad_fast::wordpiece

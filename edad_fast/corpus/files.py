@@ -10,6 +10,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -149,6 +150,16 @@ def open_stream(path: Source) -> BinaryIO:
     return io.BufferedReader(_NamedStream(path, inner, errors), BUFFER_BYTES)
 
 
+@lru_cache(maxsize=4096)
+def _hash(path: Path, size: int, modified: int) -> str:
+    """BLAKE2b of a file; a run asks more than once. `size` and `modified` tell a changed file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(BUFFER_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def corpus_fingerprint(sources: Sequence[Source]) -> list[dict[str, Any]]:
     """Return name, size in bytes and BLAKE2b (of the file as stored) of each source, in order.
 
@@ -164,14 +175,10 @@ def corpus_fingerprint(sources: Sequence[Source]) -> list[dict[str, Any]]:
             result.append({"name": str(source), "size": None, "blake2b": None})
             continue
         path = Path(source)
-        digest = hashlib.blake2b(digest_size=16)
-        size = 0
         try:
-            with path.open("rb") as file:
-                while block := file.read(BUFFER_BYTES):
-                    digest.update(block)
-                    size += len(block)
+            state = path.stat()
+            hashed = _hash(path.absolute(), state.st_size, state.st_mtime_ns)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        result.append({"name": path.name, "size": size, "blake2b": digest.hexdigest()})
+        result.append({"name": path.name, "size": state.st_size, "blake2b": hashed})
     return result

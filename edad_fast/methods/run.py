@@ -13,12 +13,13 @@ from transformers import BertForPreTraining
 
 from ..config import TrainConfig
 from ..corpus import corpus_fingerprint, expand_globs
-from ..files import atomic_dir
+from ..errors import InputError
+from ..files import atomic_dir, atomic_write
 from ..models import count_parameters, count_saved_parameters, save_model
 from ..report import format_table, model_card, read_metrics, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
-from ..training import Ledger, Trainer, TrainerSettings
+from ..training import Ledger, NonFiniteLoss, Trainer, TrainerSettings
 from ..vocabulary import save_tokenizer
 from .cost import step_cost
 from .output_dir import check_output_dir, has_results, take_output_dir
@@ -86,7 +87,11 @@ def run(config: TrainConfig) -> dict[str, Any]:
     )
     state = {"config": config.fingerprint(), "shards": data.shards.fingerprint}
     trainer = Trainer(output_dir, settings, run_state=state)
-    ledger = trainer.run(build_stages(parts), resume=config.resume)
+    try:
+        ledger = trainer.run(build_stages(parts), resume=config.resume)
+    except NonFiniteLoss as error:
+        file = _write_rows(error, parts, data, output_dir / "bad_rows.txt")
+        raise InputError(f"{error} Their text is in {file}.") from error
     after = measure()
 
     report = {
@@ -117,6 +122,21 @@ def run(config: TrainConfig) -> dict[str, Any]:
     _save(config, output_dir, data, {"teacher": teacher, "student": student}, report)
     write_report(output_dir, report)
     return report
+
+
+def _write_rows(error: NonFiniteLoss, parts: Ingredients, data: Data, file: Path) -> Path:
+    """Write the text of the rows that the error names, unmasked, one row a line."""
+    batches = parts.stream(0.0).stream.step(error.step)
+    found = {row: ids for batch in batches for row, ids in zip(batch.rows, batch.input_ids, strict=True)}
+    with atomic_write(file) as temporary:
+        temporary.write_text(
+            "".join(
+                f"row {row}: {data.tokenizer.decode(found[row], skip_special_tokens=True)}\n"
+                for row in error.rows
+            ),
+            encoding="utf-8",
+        )
+    return file
 
 
 def dry_run_table(parts: Ingredients, rows: int, precision: str) -> str:

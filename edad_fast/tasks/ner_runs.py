@@ -14,28 +14,39 @@ from ..errors import InputError
 from .ner import NerTask
 
 
-def finished_runs(file: Path, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The list `runs` of the result `file`, or an empty list if there is no such file.
+def earlier_result(file: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the result `file` holds, or None if there is no such file.
 
     Raises:
         InputError: the file is something else, or its entries under the keys of `inputs` have other values.
     """
     if not file.is_file():
-        return []
+        return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         different = [key for key, value in inputs.items() if found[key] != value]
-        runs = list(found["runs"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: not a result of this program; name another --output_dir or give --overwrite"
-        ) from error
+        raise _foreign(file) from error
     if different:
         raise InputError(
             f"{file}: holds results with another {', '.join(different).replace('_', ' ')}; "
             "name another --output_dir, or give --overwrite to discard them"
         )
-    return runs
+    return found
+
+
+def finished_runs(file: Path, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The list `runs` of the result `file`, or an empty list if there is no such file; raises as above."""
+    found = earlier_result(file, inputs)
+    if found is None:
+        return []
+    if not isinstance(found.get("runs"), list):
+        raise _foreign(file)
+    return list(found["runs"])
+
+
+def _foreign(file: Path) -> InputError:
+    return InputError(f"{file}: not a result of this program; name another --output_dir or give --overwrite")
 
 
 def run_seeds(
