@@ -40,8 +40,8 @@ bool throws(Act act, std::string_view words_of_message) {
 
 void check_utf8() {
   check(is_valid_utf8("a\u00e9\u20ac\U0010FFFF"), "characters of one to four bytes");
-  for (const char* bad : {"\x80", "\xc0\xaf", "\xc3", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5",
-                          "\xf0\x80\x80\xaf", "\xe2\x82", "a\xff"}) {
+  for (const char* bad : {"\x80", "\xc0\xaf", "\xc3", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                          "\xf5", "\xf0\x80\x80\xaf", "\xe2\x82", "a\xff"}) {
     check(!is_valid_utf8(bad), "cut short, overlong, a surrogate or above U+10FFFF");
   }
 }
@@ -55,7 +55,8 @@ void check_files(const CountList& list) {
   std::fseek(file, -9, SEEK_END);  // the last letter of the last word
   std::fputc('!', file);
   std::fclose(file);
-  check(throws<std::runtime_error>([&] { load_counts(path); }, path + ": the checksum is wrong"), "damage shows");
+  check(throws<std::runtime_error>([&] { load_counts(path); }, path + ": the checksum is wrong"),
+        "damage shows");
   std::remove(path.c_str());
   check(throws<std::runtime_error>([&] { load_counts(path); }, "cannot be read"), "no file");
   check(throws<std::runtime_error>([&] { save_counts(list, "no/such/folder", ""); }, "cannot be written"),

@@ -45,7 +45,8 @@ T take(std::string_view bytes, std::size_t position) {
 std::string read_file(const std::string& path) {
   const File file(std::fopen(path.c_str(), "rb"));
   if (!file) {
-    fail(path, std::string("cannot be read (") + std::strerror(errno) + "); check the path of the word counts");
+    fail(path,
+         std::string("cannot be read (") + std::strerror(errno) + "); check the path of the word counts");
   }
   std::string bytes;
   std::size_t size = 0;
@@ -128,8 +129,8 @@ std::pair<CountList, std::string> load_counts(const std::string& path) {
     broken("cut short: " + std::to_string(bytes.size()) + " bytes");
   }
   if (const auto version = take<std::uint32_t>(bytes, 8); version != kVersion) {
-    fail(path, "version " + std::to_string(version) + " of the format; this program reads version 1: " +
-                   "update it, or count again");
+    fail(path, "version " + std::to_string(version) +
+                   " of the format; this program reads version 1: " + "update it, or count again");
   }
   const std::uint64_t header_bytes = take<std::uint32_t>(bytes, 12);
   const auto words = take<std::uint64_t>(bytes, 16);

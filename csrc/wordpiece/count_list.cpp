@@ -64,9 +64,7 @@ class Builder {
 
 }  // namespace
 
-std::int64_t CountList::total() const {
-  return std::accumulate(counts.begin(), counts.end(), long_words);
-}
+std::int64_t CountList::total() const { return std::accumulate(counts.begin(), counts.end(), long_words); }
 
 std::int64_t CountList::find(std::string_view wanted) const {
   std::size_t begin = 0;

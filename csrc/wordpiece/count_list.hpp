@@ -43,7 +43,8 @@ struct CountList {
 CountList make_count_list(std::vector<std::pair<std::string, std::int64_t>> items,
                           std::int64_t long_words = 0);
 
-// Sums of several lists; no list gives an empty one. Throws std::invalid_argument if the total exceeds 64 bits.
+// Sums of several lists; no list gives an empty one. Throws std::invalid_argument if the total exceeds 64
+// bits.
 CountList merge_counts(std::span<const CountList* const> lists);
 
 // Writes a table of counts. `header` is text of the caller's (JSON: how the words were made). Not atomic.

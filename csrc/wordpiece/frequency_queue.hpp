@@ -12,13 +12,14 @@
 namespace edad_fast::wordpiece {
 
 // Counts mostly fall after a pair is made, so that entries are lazy: one with an outdated count is put back
-// when it comes to the top. Pairs wait unsorted in one list for each number of binary digits of the count; only
-// the greatest of these lists is made a heap.
+// when it comes to the top. Pairs wait unsorted in one list for each number of binary digits of the count;
+// only the greatest of these lists is made a heap.
 class FrequencyQueue {
  public:
   static constexpr bool kNeedsEveryChange = false;
 
-  FrequencyQueue(PairTable& pairs, const std::vector<std::int64_t>& /*frequencies*/, std::int64_t min_frequency)
+  FrequencyQueue(PairTable& pairs, const std::vector<std::int64_t>& /*frequencies*/,
+                 std::int64_t min_frequency)
       : pairs_(pairs), min_frequency_(min_frequency) {}
 
   // The count of a pair rose.

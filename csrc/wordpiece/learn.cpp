@@ -55,7 +55,7 @@ class Neighbours {
 
  private:
   std::vector<Sum> sums_;
-  std::vector<Symbol> symbols_;                         // those with a sum
+  std::vector<Symbol> symbols_;                        // those with a sum
   std::vector<std::pair<Symbol, std::uint32_t>> log_;  // symbol, word
 };
 
@@ -184,10 +184,12 @@ class Learner {
     // The right side first: a pair (merged, left) that it adds, in a word such as "abab", may vanish again on
     // the left side.
     risen_.clear();
-    update(right_side_, [&](Symbol next) { return pair_key(right, next); },
-           [&](Symbol next) { return pair_key(merged, next); });
-    update(left_side_, [&](Symbol before) { return pair_key(before, left); },
-           [&](Symbol before) { return pair_key(before, merged); });
+    update(
+        right_side_, [&](Symbol next) { return pair_key(right, next); },
+        [&](Symbol next) { return pair_key(merged, next); });
+    update(
+        left_side_, [&](Symbol before) { return pair_key(before, left); },
+        [&](Symbol before) { return pair_key(before, merged); });
     for (const std::uint32_t risen : risen_) {
       queue_.changed(risen);
     }

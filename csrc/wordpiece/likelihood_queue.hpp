@@ -10,9 +10,9 @@ namespace edad_fast::wordpiece {
 
 // Whenever a symbol's frequency changes, so do the scores of all its pairs, and most pairs have a frequent
 // symbol. So each pair belongs to one of its symbols, the more frequent one when the pair is made. A symbol
-// orders its pairs by f(ab) / f(other); the order does not depend on the symbol's own frequency, and when that
-// changes only the symbol's place among the symbols does, which are ordered by the score of their best pair.
-// The pairs that belong to the other symbol are few, and are put right one by one.
+// orders its pairs by f(ab) / f(other); the order does not depend on the symbol's own frequency, and when
+// that changes only the symbol's place among the symbols does, which are ordered by the score of their best
+// pair. The pairs that belong to the other symbol are few, and are put right one by one.
 class LikelihoodQueue {
  public:
   static constexpr bool kNeedsEveryChange = true;
@@ -43,7 +43,7 @@ class LikelihoodQueue {
   struct Owner {
     std::int64_t frequency = 0;
     std::uint32_t place = kNone;
-    std::uint32_t best = kNone;            // the first of `heap` when the owner was last put in its place
+    std::uint32_t best = kNone;  // the first of `heap` when the owner was last put in its place
     std::int64_t best_count = 0, best_other = 0;
     std::vector<std::uint32_t> heap;       // pairs that belong to it
     std::vector<std::uint32_t> elsewhere;  // pairs that belong to the other symbol, or have it twice

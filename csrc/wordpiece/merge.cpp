@@ -207,7 +207,8 @@ class Merger {
         continue;
       }
       const bool reuse = result_.added.size() < free_rows_.size();
-      const std::size_t row = reuse ? static_cast<std::size_t>(free_rows_[result_.added.size()]) : rows.size();
+      const std::size_t row =
+          reuse ? static_cast<std::size_t>(free_rows_[result_.added.size()]) : rows.size();
       if (!reuse) {
         rows.emplace_back();
         result_.counts.push_back(0);
@@ -243,7 +244,7 @@ class Merger {
   std::vector<Id> free_rows_;
   std::vector<Id> tried_;
   std::vector<Id> dropped_;  // by the candidate at hand
-  std::size_t used_ = 0;  // candidates in use
+  std::size_t used_ = 0;     // candidates in use
   std::size_t next_look_ = kNever;
   double sum_ = 0;  // of c ln(c) over all pieces
   Merged result_;

@@ -80,7 +80,8 @@ class PairTable {
     return next_index - 1;
   }
 
-  // Makes room for `count` more words of a pair and returns the index of the first, to be filled by set_word().
+  // Makes room for `count` more words of a pair and returns the index of the first, to be filled by
+  // set_word().
   std::uint32_t add_places(std::uint32_t index, std::uint32_t count) {
     const std::size_t begin = arena_.size();
     if (begin + count + 2 > std::numeric_limits<std::uint32_t>::max()) {

@@ -17,8 +17,8 @@ class PieceTrie {
   // + pieces.size(), so that an id has one length. Pieces are not empty; of equal pieces the first counts.
   PieceTrie(const std::vector<std::string>& pieces, std::string_view prefix);
 
-  // Calls found(id, length in bytes) for every piece that `text` starts with, by rising length. With `inside`,
-  // `text` is the rest of a word.
+  // Calls found(id, length in bytes) for every piece that `text` starts with, by rising length. With
+  // `inside`, `text` is the rest of a word.
   template <typename Found>
   void for_each_prefix(std::string_view text, bool inside, Found&& found) const {
     const Node* node = &nodes_[inside ? kInside : kInitial];

@@ -28,8 +28,8 @@ class SegmentedWords {
   // Splits words anew where the candidate makes a difference. Candidates come by rising id.
   void activate(Id candidate);
 
-  // Only for pieces that no word uses. This changes no word's pieces, except that a word may get some again that
-  // one of them had led into a dead end.
+  // Only for pieces that no word uses. This changes no word's pieces, except that a word may get some again
+  // that one of them had led into a dead end.
   void deactivate(std::span<const Id> candidates);
 
   bool is_active(Id id) const { return active_[index(id)] != 0; }
@@ -92,8 +92,8 @@ class SegmentedWords {
   std::vector<std::pair<Id, std::int64_t>> changes_;
   std::vector<bool> changed_;
   std::vector<bool> skip_;
-  std::vector<Unit> fixed_at_;     // scratch: of one word
-  std::vector<Match> new_units_;   // scratch
+  std::vector<Unit> fixed_at_;    // scratch: of one word
+  std::vector<Match> new_units_;  // scratch
 };
 
 }  // namespace edad_fast::wordpiece
