@@ -86,15 +86,20 @@ class TrainConfig:
     )
     max_line_mib: int = _option(64, "longest line accepted, MiB", "text")
     vocab_size: str | None = _option(
-        None, "size of the merged vocabulary; default: the teacher's own", "text"
+        None, "size of the merged vocabulary, or auto (AdaLM's rule); default: the teacher's own", "text"
     )
     vocab: str | None = _option(
         None, "ready merged vocabulary (one piece a line, the teacher's first)", "text"
     )
-    criterion: Literal["frequency"] = _option(
+    criterion: Literal["frequency", "likelihood"] = _option(
         "frequency", "how merges are chosen when learning WordPieces", "text"
     )
     min_frequency: int = _option(2, "least count of a learned piece", "text")
+    vocab_threshold: float = _option(
+        0.01, "--vocab_size auto: relative gain of P(D) at which growth ends", "text"
+    )
+    vocab_interval: int = _option(10_000, "--vocab_size auto: pieces between two looks", "text")
+    vocab_max_size: int = _option(150_000, "--vocab_size auto: most pieces", "text")
 
     # Batches
     seq_len: int = _option(128, "tokens a sequence, with [CLS] and [SEP]", "batches")
@@ -326,8 +331,10 @@ def validate(config: TrainConfig) -> None:
             raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
     if config.vocab_size is not None and config.vocab is not None:
         raise InputError("give --vocab_size (learn the pieces) or --vocab (a ready file), not both")
-    if config.vocab_size is not None and not config.vocab_size.isdigit():
-        raise InputError(f"--vocab_size is {config.vocab_size!r}; give the number of pieces, such as 40000")
+    if config.vocab_size not in (None, "auto") and not str(config.vocab_size).isdigit():
+        raise InputError(
+            f"--vocab_size is {config.vocab_size!r}; give the number of pieces, such as 40000, or auto"
+        )
     if config.resume and config.overwrite:
         raise InputError(
             "--resume goes on with the run in output_dir, --overwrite removes it; give one of them"

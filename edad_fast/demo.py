@@ -31,7 +31,7 @@ from .training import Stage, Trainer, TrainerSettings
 from .vocabulary import WordCounts, extend_vocabulary, load_tokenizer, save_tokenizer, write_vocab
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-GENERAL_PIECES, MERGED_PIECES = 200, 1000
+GENERAL_PIECES, MERGED_PIECES = 180, 1000
 SEQ_LEN, ROWS = 64, 32
 TEACHER: dict[str, Any] = {
     "hidden_size": 192,

@@ -36,6 +36,11 @@ def test_every_option_has_a_flag_and_help() -> None:
         assert f"--{option.name} " in text or f"--{option.name}\n" in text
 
 
+def test_automatic_vocabulary_size() -> None:
+    config = parse_config(["--vocab_size", "auto", "--criterion", "likelihood", "--vocab_threshold", "0.02"])
+    assert (config.vocab_size, config.criterion, config.vocab_threshold) == ("auto", "likelihood", 0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

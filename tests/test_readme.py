@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import torch
+from toy_vocabulary import write_base
 from transformers import BertConfig, BertForMaskedLM
 
+from edad_fast import vocab
 from edad_fast.config import parse_config
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -42,3 +44,17 @@ def test_the_real_command_has_known_options() -> None:
     command = _block("bash", "edad_fast.train").split("edad_fast.train", 1)[1].replace("\\\n", " ")
     config = parse_config(command.replace("'", "").split())
     assert (config.teacher, config.vocab_size, config.student) == ("bert-base-uncased", "40000", "tinybert4")
+
+
+def test_the_tokenizer(tmp_path: Path) -> None:
+    code = _block("python", "FastWordPieceTokenizer")
+    assert '"runs/mine/student"' in code
+    names: dict[str, object] = {"folder": write_base(tmp_path / "base")}
+    exec(code.replace('"runs/mine/student"', "folder"), names)
+    assert names["batch"]["input_ids"].shape[0] == 2  # type: ignore[index]
+    assert len(names["ids"]) == len(names["spans"])  # type: ignore[arg-type]
+
+
+def test_the_vocabulary_command_has_known_options() -> None:
+    command = _block("bash", "edad_fast.vocab").split("edad_fast.vocab", 1)[1]
+    assert vocab.build_parser().parse_args(command.replace("'", "").split()).size == "auto"

@@ -6,8 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from toy_vocabulary import CASED_TEXT, HARD, TEXT, TINY, check_merged, counts_of, same_ids, write_base
+from toy_vocabulary import CASED_TEXT, HARD, TEXT, TINY, check_merged, counts_of, greedy, same_ids, write_base
 from transformers import AutoTokenizer
 
 from edad_fast import vocab
@@ -113,7 +114,7 @@ def test_entry_point_reports_and_writes(
     shutil.rmtree(tmp_path / "out")
     for bad, message in [
         ("10", "below the general"),
-        ("auto", "such as 40000"),
+        ("many", "such as 40000"),
         ("99999", "corpus supports"),
     ]:
         assert vocab.main([*flags, "--size", bad]) == 2
@@ -121,6 +122,132 @@ def test_entry_point_reports_and_writes(
     assert vocab.main([*flags[:2], "--corpus", "no*.txt", *flags[4:], "--size", str(size)]) == 2
     assert "no file matches" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_report_files(base_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text(TEXT)
+    flags = [
+        "--base",
+        str(base_dir),
+        "--corpus",
+        str(tmp_path / "c.txt"),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert vocab.main([*flags, "--size", str(len(TINY) + 12)]) == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    words = counts_of(TEXT)
+    general, merged = set(TINY), set(read_vocab(tmp_path / "out/vocab.txt"))
+    before = sum(count * len(greedy(word, general)) for word, count in words.items())
+    after = sum(count * len(greedy(word, merged)) for word, count in words.items())
+    assert report["tokens"] == {"before": before, "after": after}
+    assert report["fertility"]["after"] == after / words.total_words
+    assert report["unreachable_new_pieces"] == 0
+    assert report["curve"]["tokens"][0] == before
+    assert report["curve"]["tokens"][-1] == after
+    sizes = report["curve"]["size"]
+    assert (sizes[0], sizes[-1]) == (len(TINY), len(TINY) + 12)
+    # A piece may take the last words of others, whose rows go: the size stays, or falls.
+    assert set(sizes) == set(range(len(TINY), len(TINY) + 13))
+    assert (np.diff(sizes) <= 1).all()
+    best = report["most_valuable"][0]
+    saved = best["count"] * (len(greedy(best["piece"], general)) - 1)
+    assert best["tokens_saved"] == saved == max(m["tokens_saved"] for m in report["most_valuable"])
+    assert best["piece"] in (tmp_path / "out/report.md").read_text()
+    assert (tmp_path / "out/plots/curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_counts_of_shards_are_added_up(
+    base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [TEXT[: len(TEXT) // 2], TEXT[len(TEXT) // 2 :]]
+    base = ["--base", str(base_dir)]
+    for number, part in enumerate(parts):
+        (tmp_path / f"{number}.txt").write_text(part)
+        corpus = ["--corpus", str(tmp_path / f"{number}.txt")]
+        assert vocab.main([*base, *corpus, "--save_counts", str(tmp_path / f"{number}.counts")]) == 0
+        assert f"are in {tmp_path / f'{number}.counts'}" in capsys.readouterr().out
+    size = ["--size", str(len(TINY) + 12)]
+    tables = ["--counts", *(str(tmp_path / f"{number}.counts") for number in range(2))]
+    assert vocab.main([*base, *tables, *size, "--output_dir", str(tmp_path / "one")]) == 0
+    corpus = ["--corpus", *(str(tmp_path / f"{number}.txt") for number in range(2))]
+    assert vocab.main([*base, *corpus, *size, "--output_dir", str(tmp_path / "two")]) == 0
+    for name in ("vocab.txt", "tokenizer.json", "report.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    counts_of(TEXT, lowercase=False).save(tmp_path / "cased.counts")
+    flags = [*base, "--counts", str(tmp_path / "cased.counts"), *size, "--output_dir", str(tmp_path / "out")]
+    capsys.readouterr()
+    assert vocab.main(flags) == 2
+    assert "the words were made with compat hf, lowercase False" in capsys.readouterr().err
+    (tmp_path / "1.counts").write_bytes(b"EDADWCNT")
+    assert vocab.main([*base, *tables, *size, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "1.counts" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_automatic_size(base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.txt").write_text(TEXT)
+    flags = [
+        "--base",
+        str(base_dir),
+        "--corpus",
+        str(tmp_path / "c.txt"),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert vocab.main([*flags, "--size", "auto", "--interval", "4", "--threshold", "0.1"]) == 0
+    assert "gain of P(D)" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    gains = [step["gain"] for step in report["automatic"]]
+    assert report["end"] == "threshold"
+    assert gains[0] is None
+    assert gains[-1] <= 0.1 < min(gains[1:-1], default=1.0)
+    size = len(read_vocab(tmp_path / "out/vocab.txt"))
+    assert size == report["automatic"][-1]["size"] == len(TINY) + 4 * (len(gains) - 1)
+
+
+def test_reused_and_padded_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    general = [*TINY[:5], "[unused0]", "[unused1]", *TINY[5:]]
+    write_vocab(tmp_path / "base.txt", general)
+    (tmp_path / "c.txt").write_text(TEXT)
+    flags = ["--base", str(tmp_path / "base.txt"), "--corpus", str(tmp_path / "c.txt"), "--output_dir"]
+    size = [
+        "--size",
+        str(len(general) + 3),
+        "--reuse_unused",
+        "--pad_to_multiple",
+        "64",
+        "--criterion",
+        "likelihood",
+    ]
+    assert vocab.main([*flags, str(tmp_path / "out"), *size]) == 0
+    shown = capsys.readouterr().out
+    pieces = read_vocab(tmp_path / "out/vocab.txt")
+    assert len(pieces) == 128
+    assert f"5 new + {128 - len(general) - 3} padding, 2 of them in [unused] rows" in shown
+    assert pieces[5] != "[unused0]"
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 128
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--base", "b"], "--corpus, or saved word counts with --counts"),
+        (["--corpus", "c"], "--base is missing"),
+        (["--base", "b", "--corpus", "c", "--size", "9"], "give --size and --output_dir, or --save_counts"),
+        (
+            ["--base", "b", "--corpus", "c", "--size", "9", "--output_dir", "o", "--threshold", "2"],
+            "threshold is 2.0",
+        ),
+        (
+            ["--base", "b", "--corpus", "c", "--size", "9", "--output_dir", "o", "--criterion", "x"],
+            "criterion 'x' is unknown",
+        ),
+    ],
+)
+def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vocab.main(flags) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_real_teacher(shared: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from ..corpus import EncodingErrors, corpus_fingerprint, iter_documents
 from ..errors import InputError
 from ..files import atomic_dir, write_json
-from ..vocabulary import encode_documents
+from ..vocabulary import FastWordPieceTokenizer, encode_documents, usable_cpus
 from .hashing import Purpose, row_keys, unit
 
 FORMAT = 1
@@ -270,12 +270,15 @@ def build_shards(
 
     with atomic_dir(directory) as temporary:
         writer = _Writer(temporary)
+        fast = FastWordPieceTokenizer.from_tokenizer(
+            tokenizer, split_special_tokens=True, n_threads=usable_cpus()
+        )
         documents = iter_documents(
             sources, text_field=text_field, encoding_errors=encoding_errors, max_line_mib=max_line_mib
         )
         with tqdm(desc="tokenising", unit=" tokens", unit_scale=True, disable=not progress) as bar:
             for block in _blocks(document.text for document in documents):
-                writer.append(*encode_documents(tokenizer, block))
+                writer.append(*encode_documents(fast, block))
                 bar.update(writer.n_tokens - bar.n)
                 bar.set_postfix(documents=writer.n_documents, refresh=False)
         if not writer.n_tokens:

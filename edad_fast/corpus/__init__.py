@@ -1,5 +1,6 @@
 """Text in: files and datasets as a stream of documents, and the demo's generated corpus."""
 
+from .blocks import is_plain_text, iter_file_blocks, iter_text_blocks
 from .files import corpus_fingerprint, expand_globs, is_hub, open_stream
 from .generated import DemoData, write_demo_data
 from .readers import Document, EncodingErrors, iter_documents
@@ -11,7 +12,10 @@ __all__ = [
     "corpus_fingerprint",
     "expand_globs",
     "is_hub",
+    "is_plain_text",
     "iter_documents",
+    "iter_file_blocks",
+    "iter_text_blocks",
     "open_stream",
     "write_demo_data",
 ]

@@ -68,6 +68,16 @@ def _lines(path: Path, options: _Options) -> Iterator[str]:
             offset += len(raw)
 
 
+def check_lines(path: Path, *, encoding_errors: EncodingErrors, max_line_mib: int) -> None:
+    """Read a text file to the end.
+
+    Raises:
+        InputError: at the first line that `iter_documents` would refuse.
+    """
+    for _ in _lines(path, _Options("", encoding_errors == "replace", max_line_mib << 20)):
+        pass
+
+
 def _read_text(path: Path, options: _Options) -> Iterator[tuple[int, str]]:
     paragraphs: list[str] = []
     size = first = 0
@@ -233,6 +243,7 @@ def iter_documents(
     text_field: str = "text",
     encoding_errors: EncodingErrors = "strict",
     max_line_mib: int = 64,
+    empty_is_error: bool = True,
 ) -> Iterator[Document]:
     """Yield the documents of `sources` (files or `hf:` datasets, see `expand_globs`) in order.
 
@@ -243,6 +254,7 @@ def iter_documents(
     Args:
         encoding_errors: `replace` puts U+FFFD for invalid UTF-8 and a space for NUL; `strict` raises.
         max_line_mib: longest line accepted, in MiB of decompressed text.
+        empty_is_error: whether a corpus without any text raises.
 
     Raises:
         InputError: unreadable, truncated or corrupt file, unknown format, invalid text, missing field, or no
@@ -262,5 +274,5 @@ def iter_documents(
                 if part and not part.isspace():
                     empty = False
                     yield Document(part, name, number)
-    if empty:
+    if empty and empty_is_error:
         raise InputError(f"empty corpus: no text in {', '.join(names) or 'no file'}; give files with text")

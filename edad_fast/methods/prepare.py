@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -9,6 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import BertForPreTraining, PreTrainedTokenizerFast
@@ -30,6 +32,7 @@ from ..models import (
     student_config,
 )
 from ..vocabulary import (
+    Learning,
     build_tokenizer,
     build_vocabulary,
     decompose,
@@ -66,6 +69,24 @@ class Data:
         return vocabulary_of(self.tokenizer)[len(self.general) :]
 
 
+def learning(config: TrainConfig) -> Learning:
+    """How the run learns its domain pieces."""
+    return Learning(
+        config.criterion,
+        config.min_frequency,
+        threshold=config.vocab_threshold,
+        interval=config.vocab_interval,
+        max_size=config.vocab_max_size,
+    )
+
+
+def vocabulary_size(config: TrainConfig) -> int | Literal["auto"] | None:
+    """--vocab_size as a number, `auto`, or None for the teacher's own."""
+    if config.vocab_size == "auto":
+        return "auto"
+    return int(config.vocab_size) if config.vocab_size else None
+
+
 def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
     """Hash of all that decides the merged vocabulary."""
     parts = {
@@ -74,8 +95,7 @@ def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
         "vocab": Path(config.vocab).read_text(encoding="utf-8") if config.vocab else None,
         "options": [
             config.vocab_size,
-            config.criterion,
-            config.min_frequency,
+            dataclasses.asdict(learning(config)),
             config.text_field,
             config.encoding_errors,
         ],
@@ -98,13 +118,12 @@ def merged_tokenizer(
     merged = build_vocabulary(
         base,
         expand_globs(config.corpus),
-        size=int(config.vocab_size) if config.vocab_size else None,
+        size=vocabulary_size(config),
         vocab_file=Path(config.vocab) if config.vocab else None,
         text_field=config.text_field,
         encoding_errors=config.encoding_errors,
         max_line_mib=config.max_line_mib,
-        criterion=config.criterion,
-        min_frequency=config.min_frequency,
+        learning=learning(config),
         progress=True,
     )
     tokenizer = build_tokenizer(base, merged.pieces)

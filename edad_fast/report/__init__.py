@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from .curves import write_curve
 from .model_card import model_card
 from .plots import read_metrics, write_plots
 from .summary import summary_table, write_report
 from .tables import format_table
 
-__all__ = ["format_table", "model_card", "read_metrics", "summary_table", "write_plots", "write_report"]
+__all__ = [
+    "format_table",
+    "model_card",
+    "read_metrics",
+    "summary_table",
+    "write_curve",
+    "write_plots",
+    "write_report",
+]

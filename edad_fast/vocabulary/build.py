@@ -2,59 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.trainers import WordPieceTrainer
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from ..corpus import EncodingErrors, iter_documents
+from .. import _native
+from ..corpus import EncodingErrors
 from ..corpus.files import Source
 from ..errors import InputError
 from .counts import WordCounts
+from .fast_tokenizer import FastWordPieceTokenizer
+from .learning import Learning
+from .merged import MergedVocabulary
+from .normalization import MAX_WORD_CHARACTERS, Normalization
+from .reach import find_unreachable
 from .tokenizer import read_vocab, vocabulary_of
 
-Criterion = Literal["frequency"]
+Size = int | Literal["auto"]
 UNKNOWN = "[UNK]"
-try:
-    from .._native import Segmenter
-except ImportError as error:
-    raise ImportError(
-        "edad_fast._native is missing: install a C++20 compiler and install edad-fast again "
-        "(the losses work without)"
-    ) from error
-
 PREFIX = "##"
-MAX_WORD_CHARACTERS = 100
-# The trainer takes words one by one, some 2 million a second, so that counts above this total are scaled
-# down.
-_MAX_WORDS_FED = 100_000_000
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class MergedVocabulary:
-    """A general vocabulary (ids unchanged) followed by domain pieces.
+@contextmanager
+def _bar(name: str, progress: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar as the native core calls it; None without one."""
+    if not progress:
+        yield None
+        return
+    with tqdm(desc=name, unit=" pieces", unit_scale=True) as bar:
 
-    `removed_unreachable` counts the candidates that were left out because no word of the corpus makes use of
-    them.
-    """
+        def show(done: int, size: int) -> None:
+            bar.total = size
+            bar.update(done - bar.n)
 
-    pieces: list[str]
-    general_size: int
-    removed_unreachable: int
+        yield show
 
-    @property
-    def added(self) -> list[str]:
-        """The domain pieces, in the order of their ids."""
-        return self.pieces[self.general_size :]
+
+def _as_counts(counts: Mapping[str, int]) -> WordCounts:
+    return counts if isinstance(counts, WordCounts) else WordCounts(counts)
 
 
 def learn_wordpieces(
@@ -64,66 +58,48 @@ def learn_wordpieces(
     criterion: str = "frequency",
     min_frequency: int = 2,
     limit_alphabet: int = 1000,
+    max_piece_characters: int = 0,
+    progress: bool = False,
 ) -> list[str]:
     """Learn WordPieces from word counts; the same counts give the same pieces in the same order.
 
-    Pairs are merged by falling frequency (the trainer of `tokenizers`). Words of more than 100 characters,
-    which BERT never splits, and words with a character outside the alphabet are left out.
+    Of equally good pairs the one whose left piece, then whose right piece comes first in the list is merged.
+    Words of more than 100 characters, which BERT never splits, and words with a character outside the
+    alphabet are left out. A smaller size gives the beginning of what a larger one gives.
 
     Args:
         size: most pieces to learn, single characters included.
-        min_frequency: least count of a pair to be merged and of a character.
-        limit_alphabet: most characters kept, by falling frequency.
+        criterion, min_frequency, limit_alphabet, max_piece_characters: see `Learning`.
+        progress: show a bar. Ctrl-C interrupts at any time.
 
     Returns:
         at most `size` pieces: single characters first, then merged pieces in learning order. Special tokens
-            are
-        never among them.
+            are never among them.
 
     Raises:
-        InputError: unknown criterion.
+        InputError: an option out of range.
     """
-    if criterion != "frequency":
-        raise InputError(f"criterion {criterion!r} is unknown; the one there is: frequency")
-    scale = min(1.0, _MAX_WORDS_FED / max(1, sum(counts.values())))
-    words = sorted((word, count) for word, count in counts.items() if 0 < len(word) <= MAX_WORD_CHARACTERS)
-    characters: Counter[str] = Counter()
-    for word, count in words:
-        for character in word:
-            characters[character] += count
-    ranked = sorted(
-        (c for c in characters if characters[c] >= min_frequency), key=lambda c: (-characters[c], c)
-    )
-    alphabet = set(ranked[:limit_alphabet])
-    kept = [(word, round(count * scale)) for word, count in words if alphabet.issuperset(word)]
-    kept = [(word, count) for word, count in kept if count]
-    # The trainer numbers characters in hash order and breaks ties by number, so that its result would differ
-    # from run to run. Special tokens are numbered first and in order: given as such, characters have fixed
-    # numbers.
-    starts = sorted({word[0] for word, _ in kept})
-    inner = sorted({character for word, _ in kept for character in word[1:]})
-    letters = [*starts, *(PREFIX + character for character in inner)]
-    # Every character must be known by itself, or the trainer would drop it from its words.
-    hidden = sorted(set(inner).difference(starts))
-    trainer = WordPieceTrainer(
-        vocab_size=size + len(hidden),
-        min_frequency=max(1, round(min_frequency * scale)),
-        special_tokens=[*letters, *hidden],
-        continuing_subword_prefix=PREFIX,
-        show_progress=False,
-    )
-    backend = Tokenizer(WordPiece(unk_token=UNKNOWN))
-    backend.pre_tokenizer = WhitespaceSplit()
-    backend.train_from_iterator(_repeat(kept), trainer)
-    ids = backend.get_vocab(with_added_tokens=False)
-    skip = set(hidden)
-    return [piece for piece in sorted(ids, key=ids.__getitem__) if piece not in skip][:size]
+    learning = Learning(criterion, min_frequency, limit_alphabet, max_piece_characters)
+    return _learn(_as_counts(counts), size, learning, progress)
 
 
-def _repeat(words: Sequence[tuple[str, int]], block: int = 1000) -> Iterator[str]:
-    for word, count in words:
-        for start in range(0, count, block):
-            yield " ".join([word] * min(block, count - start))
+def _learn(counts: WordCounts, size: int, learning: Learning, progress: bool) -> list[str]:
+    learning.check()
+    if size < 0:
+        raise InputError(f"size is {size}; give 0 or more")
+    with _bar("learning", progress) as show:
+        pieces, _ = _native.learn(
+            counts.native,
+            size,
+            learning.criterion,
+            learning.min_frequency,
+            learning.max_piece_characters,
+            learning.limit_alphabet,
+            prefix=PREFIX,
+            max_word_chars=MAX_WORD_CHARACTERS,
+            progress=show,
+        )
+    return pieces
 
 
 def piece_counts(pieces: Sequence[str], counts: Mapping[str, int]) -> NDArray[np.int64]:
@@ -132,78 +108,101 @@ def piece_counts(pieces: Sequence[str], counts: Mapping[str, int]) -> NDArray[np
     Raises:
         InputError: `pieces` has no [UNK].
     """
-    return _Proof(counts)(pieces)
+    table = _as_counts(counts)
+    ids, offsets = _segmenter(pieces).segment(list(table))
+    result = np.zeros(len(pieces), np.int64)
+    np.add.at(result, ids, np.repeat(table.counts_array(), np.diff(offsets)))
+    result[_unknown(pieces)] += table.long_words
+    return result
 
 
-class _Proof:
-    """Counts pieces over all words with BERT's greedy longest-match-first segmentation."""
-
-    def __init__(self, counts: Mapping[str, int]) -> None:
-        self._words = list(counts)
-        self._counts = np.fromiter(counts.values(), np.int64, len(counts))
-
-    def __call__(self, pieces: Sequence[str]) -> NDArray[np.int64]:
-        ids, offsets = _segmenter(pieces).segment(self._words)
-        # Float weights are exact up to 2**53 words.
-        weights = np.repeat(self._counts, np.diff(offsets)).astype(np.float64)
-        return np.bincount(ids, weights, minlength=len(pieces)).astype(np.int64)
-
-
-def _segmenter(pieces: Sequence[str]) -> Segmenter:
+def _unknown(pieces: Sequence[str]) -> int:
     try:
-        unknown = pieces.index(UNKNOWN)
+        return pieces.index(UNKNOWN)
     except ValueError:
         raise InputError(f"the vocabulary has no {UNKNOWN}; a BERT vocabulary is needed") from None
-    return Segmenter(list(pieces), unknown, PREFIX, MAX_WORD_CHARACTERS)
 
 
-def _merge(
-    general: Sequence[str], domain: Sequence[str], counts: Mapping[str, int], size: int
-) -> MergedVocabulary:
-    """As `merge_vocabularies`, but as many pieces as there are when `domain` does not suffice."""
+def _segmenter(pieces: Sequence[str]) -> _native.Segmenter:
+    return _native.Segmenter(list(pieces), _unknown(pieces), PREFIX, MAX_WORD_CHARACTERS)
+
+
+def _check_size(general: Sequence[str], size: int) -> None:
     if size < len(general):
         raise InputError(
             f"vocabulary size {size} is below the general vocabulary's {len(general)} pieces, "
             f"whose ids must stay; give {len(general)} or more"
         )
-    known = set(general)
-    candidates = [piece for piece in dict.fromkeys(domain) if piece not in known]
-    proof = _Proof(counts)
-    added: list[str] = []
-    position = removed = 0
-    # A piece that no word is split into can go without changing any word's pieces; a new piece can take over
-    # the words of others. So prove all of them again after every addition; each candidate is added once,
-    # hence this ends.
-    while len(general) + len(added) < size and position < len(candidates):
-        room = size - len(general) - len(added)
-        added += candidates[position : position + room]
-        position += room
-        used = proof([*general, *added])[len(general) :] > 0
-        removed += int(np.count_nonzero(~used))
-        added = [piece for piece, is_used in zip(added, used, strict=True) if is_used]
-    return MergedVocabulary([*general, *added], len(general), removed)
+
+
+def _merge(
+    general: Sequence[str],
+    domain: Sequence[str],
+    counts: WordCounts,
+    size: Size,
+    learning: Learning,
+    progress: bool = False,
+) -> MergedVocabulary:
+    """As `merge_vocabularies`, but as many pieces as there are when `domain` does not suffice."""
+    learning.check()
+    _check_size(general, learning.max_size if size == "auto" else size)
+    unknown = _unknown(general)
+    with _bar("merging", progress) as show:
+        try:
+            found = _native.merge(
+                list(general),
+                list(domain),
+                counts.native,
+                size=None if size == "auto" else size,
+                threshold=learning.threshold,
+                interval=learning.interval,
+                max_size=learning.max_size if size == "auto" else None,
+                reuse_unused=learning.reuse_unused,
+                pad_to_multiple=learning.pad_to_multiple,
+                unk_id=unknown,
+                prefix=PREFIX,
+                max_chars=MAX_WORD_CHARACTERS,
+                progress=show,
+            )
+        except ValueError as error:
+            raise InputError(f"the vocabularies cannot be merged: {error}") from error
+    return MergedVocabulary.of(found)
 
 
 def merge_vocabularies(
-    general: Sequence[str], domain: Sequence[str], counts: Mapping[str, int], *, size: int
+    general: Sequence[str],
+    domain: Sequence[str],
+    counts: Mapping[str, int],
+    *,
+    size: int,
+    reuse_unused: bool = False,
+    pad_to_multiple: int = 0,
 ) -> MergedVocabulary:
     """Put domain pieces behind the general vocabulary, in learning order, up to exactly `size` pieces.
 
     Every added piece is produced by BERT's greedy segmentation for at least one word of `counts`; the others
     (such as "##eatmen", a stage on the way to "##eatment") are passed over. Ids of the general pieces stay.
 
+    Args:
+        reuse_unused, pad_to_multiple: see `Learning`; `size` is that before padding.
+
     Raises:
         InputError: `size` is below the general vocabulary, or `domain` does not hold enough useful pieces.
     """
-    merged = _merge(general, domain, counts, size)
-    if len(merged.pieces) < size:
+    learning = Learning(reuse_unused=reuse_unused, pad_to_multiple=pad_to_multiple)
+    merged = _merge(general, domain, _as_counts(counts), size, learning)
+    if merged.end == "candidates" and _rows(merged) < size:
         raise _too_large(merged, size)
     return merged
 
 
+def _rows(merged: MergedVocabulary) -> int:
+    return len(merged.pieces) - merged.padding
+
+
 def _too_large(merged: MergedVocabulary, size: int) -> InputError:
     return InputError(
-        f"vocabulary size {size} is more than the corpus supports: {len(merged.pieces)} pieces "
+        f"vocabulary size {size} is more than the corpus supports: {_rows(merged)} pieces "
         f"({merged.general_size} general and {len(merged.added)} new); give at most that, or more text"
     )
 
@@ -211,35 +210,32 @@ def _too_large(merged: MergedVocabulary, size: int) -> InputError:
 def extend_vocabulary(
     general: Sequence[str],
     counts: Mapping[str, int],
-    size: int,
+    size: Size,
     *,
-    criterion: str = "frequency",
-    min_frequency: int = 2,
-    limit_alphabet: int = 1000,
+    learning: Learning | None = None,
+    progress: bool = False,
 ) -> MergedVocabulary:
     """Learn as many domain pieces as it takes for a merged vocabulary of exactly `size` pieces.
 
+    Args:
+        size: pieces before padding, or `auto` (see `Learning`). Where text runs out before `auto` is content,
+            all useful pieces there are are taken; `MergedVocabulary.end` says so.
+
     Raises:
-        InputError: `size` is below the general vocabulary or more than the corpus supports; unknown
-            criterion.
+        InputError: `size` is below the general vocabulary or more than the corpus supports; an option out of
+            range.
     """
-    wanted = max(size, 1)
+    learning = learning or Learning()
+    table = _as_counts(counts)
+    wanted = max(learning.max_size if size == "auto" else size, 1)
     while True:
-        learned = (
-            learn_wordpieces(
-                counts,
-                wanted,
-                criterion=criterion,
-                min_frequency=min_frequency,
-                limit_alphabet=limit_alphabet,
-            )
-            if size > len(general)
-            else []
-        )
-        merged = _merge(general, learned, counts, size)
-        if len(merged.pieces) == size:
+        learned = _learn(table, wanted, learning, progress) if size == "auto" or size > len(general) else []
+        merged = _merge(general, learned, table, size, learning, progress)
+        if merged.end != "candidates" or _rows(merged) == size:
             return merged
         if len(learned) < wanted:
+            if size == "auto":
+                return merged
             raise _too_large(merged, size)
         wanted *= 2
 
@@ -251,15 +247,18 @@ def count_words(
     text_field: str = "text",
     encoding_errors: EncodingErrors = "strict",
     max_line_mib: int = 64,
+    n_threads: int | None = None,
     progress: bool = False,
 ) -> WordCounts:
-    """Count the words of a corpus with the normaliser of `base_tokenizer`; options as in `iter_documents`."""
-    documents = iter_documents(
-        sources, text_field=text_field, encoding_errors=encoding_errors, max_line_mib=max_line_mib
-    )
-    normalizer = base_tokenizer.backend_tokenizer.normalizer
-    return WordCounts.from_documents(
-        documents, lowercase=normalizer.lowercase, normalizer=normalizer, progress=progress
+    """Count the words of a corpus with the normaliser of `base_tokenizer`; see `WordCounts.from_files`."""
+    return WordCounts.from_files(
+        sources,
+        normalization=Normalization.of(base_tokenizer),
+        text_field=text_field,
+        encoding_errors=encoding_errors,
+        max_line_mib=max_line_mib,
+        n_threads=n_threads,
+        progress=progress,
     )
 
 
@@ -267,20 +266,18 @@ def build_vocabulary(
     base_tokenizer: PreTrainedTokenizerFast,
     sources: Sequence[Source],
     *,
-    size: int | None = None,
+    size: Size | None = None,
     vocab_file: str | os.PathLike[str] | None = None,
     text_field: str = "text",
     encoding_errors: EncodingErrors = "strict",
     max_line_mib: int = 64,
-    criterion: str = "frequency",
-    min_frequency: int = 2,
-    limit_alphabet: int = 1000,
+    learning: Learning | None = None,
     progress: bool = False,
 ) -> MergedVocabulary:
     """Return the vocabulary of a run: a ready file, `size` pieces learned from `sources`, or the base's own.
 
-    A ready file is taken as it is, unreachable pieces included: a published vocabulary stays what was
-        published.
+    A ready file is taken as it is, unreachable pieces included, with a warning: a published vocabulary stays
+    what was published.
 
     Raises:
         InputError: as `extend_vocabulary`, `read_vocab` and `iter_documents`; or `vocab_file` does not start
@@ -288,11 +285,12 @@ def build_vocabulary(
     """
     general = vocabulary_of(base_tokenizer)
     if vocab_file is not None:
-        return _ready_vocabulary(general, vocab_file)
+        return _ready_vocabulary(base_tokenizer, general, vocab_file)
     if size is None or size == len(general):
-        return MergedVocabulary(general, len(general), 0)
-    if size < len(general):
-        _merge(general, [], {}, size)
+        return MergedVocabulary.ready(general, len(general))
+    learning = learning or Learning()
+    learning.check()
+    _check_size(general, learning.max_size if size == "auto" else size)
     counts = count_words(
         base_tokenizer,
         sources,
@@ -301,12 +299,12 @@ def build_vocabulary(
         max_line_mib=max_line_mib,
         progress=progress,
     )
-    return extend_vocabulary(
-        general, counts, size, criterion=criterion, min_frequency=min_frequency, limit_alphabet=limit_alphabet
-    )
+    return extend_vocabulary(general, counts, size, learning=learning, progress=progress)
 
 
-def _ready_vocabulary(general: Sequence[str], vocab_file: str | os.PathLike[str]) -> MergedVocabulary:
+def _ready_vocabulary(
+    base_tokenizer: PreTrainedTokenizerFast, general: Sequence[str], vocab_file: str | os.PathLike[str]
+) -> MergedVocabulary:
     pieces = read_vocab(vocab_file)
     if len(pieces) < len(general):
         raise InputError(
@@ -319,7 +317,20 @@ def _ready_vocabulary(general: Sequence[str], vocab_file: str | os.PathLike[str]
                 f"{vocab_file}: line {number} is {piece!r}, the teacher's vocabulary has {expected!r} there; "
                 "the teacher's pieces come first, unchanged, and new ones behind them"
             )
-    return MergedVocabulary(pieces, len(general), 0)
+    fast = FastWordPieceTokenizer.from_tokenizer(base_tokenizer, split_special_tokens=True)
+    dead = find_unreachable(fast.with_pieces(pieces), range(len(general), len(pieces))).unreachable
+    if dead:
+        logger.warning(
+            "%s: no text produces %s of the %s new pieces, such as %r on line %d; their rows stay untrained "
+            "(python -m edad_fast.vocab --check %s lists them)",
+            vocab_file,
+            f"{len(dead):,}",
+            f"{len(pieces) - len(general):,}",
+            pieces[dead[0]],
+            dead[0] + 1,
+            vocab_file,
+        )
+    return MergedVocabulary.ready(pieces, len(general))
 
 
 def decompose(added: Sequence[str], general: Sequence[str]) -> list[list[int]]:

@@ -2,87 +2,250 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..corpus import Document
+from .. import _native
+from ..corpus import Document, EncodingErrors, expand_globs, iter_documents, iter_text_blocks
+from ..corpus.files import Source
+from ..errors import InputError
+from ..files import atomic_write
+from .file_input import ahead
+from .normalization import MAX_WORD_CHARACTERS, Normalization
 
-# Distinct white-space chunks held before they are turned into words: some 200 MB.
-_MAX_CHUNKS = 2_000_000
+_DOCUMENTS = 1024  # handed to the native core at a time
+_WORDS = 1 << 16
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class WordCounts(Mapping[str, int]):
     """Counts of BERT pre-tokens (words) after BERT's normalisation: a mapping from word to count.
 
-    `counts` is the dictionary itself. Counts of several corpora add up with `update`.
+    Words are in ascending order of code points, whatever order, sharding or number of threads they were
+    counted in. Words of more than 100 characters, which BERT never splits, are counted but not kept
+    (`long_words`).
+
+    Args:
+        counts: words and their counts, above 0.
+        normalization: how the words were made; None: not recorded.
     """
 
-    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
-        self.counts: dict[str, int] = dict(counts or {})
+    def __init__(
+        self, counts: Mapping[str, int] | None = None, *, normalization: Normalization | None = None
+    ) -> None:
+        items = dict(counts or {})
+        kept = [word for word in items if len(word) <= MAX_WORD_CHARACTERS]
+        long_words = sum(count for word, count in items.items() if len(word) > MAX_WORD_CHARACTERS)
+        try:
+            table = np.array([items[word] for word in kept], np.int64)
+            self.native = _native.WordCounts.from_items(kept, table, long_words)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"no table of word counts: {error}") from error
+        self.normalization = normalization
+
+    @classmethod
+    def _of(cls, native: _native.WordCounts, normalization: Normalization | None) -> WordCounts:
+        result = cls.__new__(cls)
+        result.native, result.normalization = native, normalization
+        return result
 
     def __getitem__(self, word: str) -> int:
-        return self.counts[word]
+        count = self.native.get(word) if isinstance(word, str) else 0
+        if not count:
+            raise KeyError(word)
+        return count
+
+    def __contains__(self, word: object) -> bool:
+        return isinstance(word, str) and self.native.get(word) > 0
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.counts)
+        for start in range(0, len(self), _WORDS):
+            yield from self.native.words(start, start + _WORDS)
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return len(self.native)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, WordCounts):
+            return self.normalization == other.normalization and self.native == other.native
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (list(self), self.counts_array(), self.long_words, self.normalization)
 
     @property
     def total_words(self) -> int:
-        """Words counted, repetitions included."""
-        return sum(self.counts.values())
+        """Words counted, repetitions and long words included."""
+        return self.native.total
 
-    def update(self, other: Mapping[str, int]) -> None:
-        """Add the counts of `other`."""
-        for word, count in other.items():
-            self.counts[word] = self.counts.get(word, 0) + count
+    @property
+    def long_words(self) -> int:
+        """Words of more than 100 characters, each of which is one [UNK]."""
+        return self.native.long_words
 
-    def most_common(self) -> list[tuple[str, int]]:
-        """Words and counts by falling count, ties in alphabetical order."""
-        return sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+    def counts_array(self) -> NDArray[np.int64]:
+        """The counts in the order of the words: int64 [len(self)]."""
+        return self.native.counts()
+
+    def most_common(self, n: int | None = None) -> list[tuple[str, int]]:
+        """Words and counts by falling count, ties in the order of the words; at most `n`."""
+        counts = self.counts_array()
+        order = np.argsort(-counts, kind="stable")[:n].tolist()
+        words = list(self)
+        return [(words[place], int(counts[place])) for place in order]
+
+    # Counting
 
     @classmethod
     def from_documents(
         cls,
         documents: Iterable[Document | str],
         *,
-        lowercase: bool,
-        normalizer: BertNormalizer | None = None,
+        lowercase: bool = True,
+        normalization: Normalization | None = None,
+        n_threads: int = 1,
         progress: bool = False,
     ) -> WordCounts:
-        """Count the words of `documents` exactly as `tokenizers` splits them.
-
-        Normalisation and pre-tokenisation never look across ASCII white space, so distinct chunks between
-        white space are counted first and split into words once each.
+        """Count the words of `documents` exactly as BERT splits them.
 
         Args:
             lowercase: BERT's uncased (True, accents are stripped too) or cased normalisation.
-            normalizer: used instead of the one that `lowercase` stands for.
+            normalization: used instead of the one that `lowercase` stands for.
+            n_threads: threads; the result does not depend on them.
             progress: show a bar in characters.
-        """
-        result = cls()
-        normalizer = normalizer or BertNormalizer(lowercase=lowercase)
-        chunks: Counter[str] = Counter()
-        with tqdm(desc="counting words", unit="ch", unit_scale=True, disable=not progress) as bar:
-            for document in documents:
-                text = document if isinstance(document, str) else document.text
-                chunks.update(text.replace("\n", " ").replace("\t", " ").replace("\r", " ").split(" "))
-                if len(chunks) > _MAX_CHUNKS:
-                    result._add_chunks(chunks, normalizer)
-                bar.update(len(text))
-        result._add_chunks(chunks, normalizer)
-        return result
 
-    def _add_chunks(self, chunks: Counter[str], normalizer: BertNormalizer) -> None:
-        split = BertPreTokenizer().pre_tokenize_str
-        counts = self.counts
-        for chunk, count in chunks.items():
-            for word, _ in split(normalizer.normalize_str(chunk)):
-                counts[word] = counts.get(word, 0) + count
-        chunks.clear()
+        Raises:
+            InputError: a text holds half of a surrogate pair (mode hf).
+        """
+        normalization = normalization or Normalization(lowercase=lowercase)
+        counter = _native.WordCounter(**normalization.options())
+        texts = (document if isinstance(document, str) else document.text for document in documents)
+        with tqdm(desc="counting words", unit="ch", unit_scale=True, disable=not progress) as bar:
+            while batch := list(islice(texts, _DOCUMENTS)):
+                try:
+                    counter.add(batch, n_threads)
+                except ValueError as error:
+                    raise InputError(f"the texts cannot be counted: {error}") from error
+                bar.update(sum(map(len, batch)))
+        return cls._of(counter.finish(), normalization)
+
+    @classmethod
+    def from_files(
+        cls,
+        sources: Source | Sequence[Source],
+        *,
+        lowercase: bool = True,
+        normalization: Normalization | None = None,
+        text_field: str = "text",
+        encoding_errors: EncodingErrors = "strict",
+        max_line_mib: int = 64,
+        n_threads: int | None = None,
+        progress: bool = False,
+    ) -> WordCounts:
+        """Count the words of files (all formats and globs of `iter_documents`) in one pass.
+
+        Plain text goes to the native core in blocks as it is; memory holds the table of words and a few
+        blocks.
+
+        Args:
+            n_threads: threads; None: all processors. The result does not depend on them.
+
+        Raises:
+            InputError: as `iter_documents`.
+        """
+        files = expand_globs([sources] if isinstance(sources, (str, os.PathLike)) else list(sources))
+        normalization = normalization or Normalization(lowercase=lowercase)
+        threads = usable_cpus() if n_threads is None else n_threads
+        counter = _native.WordCounter(**normalization.options())
+        blocks = iter_text_blocks(
+            files, text_field=text_field, encoding_errors=encoding_errors, max_line_mib=max_line_mib
+        )
+        with tqdm(desc="counting words", unit="B", unit_scale=True, disable=not progress) as bar:
+            for block in ahead(blocks):
+                counter.add_utf8(block, threads)
+                bar.update(len(block))
+        counts = cls._of(counter.finish(), normalization)
+        if not counts.total_words:
+            # Raises where there is no text at all.
+            next(
+                iter_documents(
+                    files, text_field=text_field, encoding_errors=encoding_errors, max_line_mib=max_line_mib
+                )
+            )
+        return counts
+
+    # Tables
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to a file, atomically; its format is described in csrc/wordpiece/count_list.hpp.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written.
+        """
+        made = None if self.normalization is None else self.normalization.options()
+        try:
+            with atomic_write(path) as temporary:
+                self.native.save(temporary, json.dumps({"normalization": made}))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path}: cannot be written ({error}); check folder and free space") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> WordCounts:
+        """Read a table that `save` wrote.
+
+        Raises:
+            InputError: no such file, not such a table, or damaged; the file and what is wrong are named.
+        """
+        try:
+            native, header = _native.WordCounts.load(Path(path))
+            made = json.loads(header)["normalization"]
+            normalization = None if made is None else Normalization(**made)
+        except (RuntimeError, UnicodeDecodeError) as error:
+            raise InputError(str(error)) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: the header of the word counts is not understood ({error}); count the words again"
+            ) from error
+        return cls._of(native, normalization)
+
+    @classmethod
+    def merge(cls, tables: Sequence[WordCounts]) -> WordCounts:
+        """Add up several tables, such as those of the shards of a corpus.
+
+        Raises:
+            InputError: no table, tables made in different ways (both are named), or a count above 64 bits.
+        """
+        if not tables:
+            raise InputError("no word counts to merge; name at least one table")
+        first = tables[0].normalization
+        for number, table in enumerate(tables[1:], start=2):
+            if table.normalization != first:
+                raise InputError(
+                    f"word counts of different normalisation cannot be merged: table 1 has "
+                    f"{first or 'none recorded'}; table {number} has {table.normalization or 'none recorded'}"
+                )
+        try:
+            return cls._of(_native.WordCounts.merge([table.native for table in tables]), first)
+        except ValueError as error:
+            raise InputError(f"the word counts cannot be merged: {error}") from error
+
+
+def _restore(
+    words: list[str], counts: NDArray[np.int64], long_words: int, normalization: Normalization | None
+) -> WordCounts:
+    return WordCounts._of(_native.WordCounts.from_items(words, counts, long_words), normalization)

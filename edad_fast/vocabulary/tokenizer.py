@@ -1,16 +1,14 @@
-"""Hugging Face WordPiece tokenizers: load, extend, save, encode; and plain vocab.txt files."""
+"""Hugging Face WordPiece tokenizers: load, extend, save; and plain vocab.txt files."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from itertools import chain
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -18,12 +16,15 @@ from ..errors import InputError
 from ..files import atomic_write, write_json
 
 _SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_SPECIAL_DEFAULTS = {name: f"[{name.removesuffix('_token').upper()}]" for name in _SPECIAL_NAMES}
-_ENCODE_BATCH = 256
+SPECIAL_DEFAULTS = {name: f"[{name.removesuffix('_token').upper()}]" for name in _SPECIAL_NAMES}
+_RESERVED = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused\d+)\]")
 
 
-def read_vocab(path: str | os.PathLike[str]) -> list[str]:
+def read_vocab(path: str | os.PathLike[str], *, fill_empty: bool = False) -> list[str]:
     """Read a vocab.txt: one piece a line, id = line number - 1. CRLF and a final newline are accepted.
+
+    Args:
+        fill_empty: an empty line n counts as [unused(n-1)] instead of being an error.
 
     Raises:
         InputError: unreadable, not UTF-8, no piece at all, an empty line or a duplicate (line numbers are
@@ -43,6 +44,8 @@ def read_vocab(path: str | os.PathLike[str]) -> list[str]:
     pieces = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     seen: dict[str, int] = {}
     for number, piece in enumerate(pieces, start=1):
+        if not piece and fill_empty:
+            pieces[number - 1] = piece = f"[unused{number - 1}]"
         if not piece:
             raise InputError(
                 f"{path}: line {number} is empty; every line of a vocabulary holds one piece: "
@@ -83,8 +86,9 @@ def _wrap(definition: dict[str, Any], special: dict[str, str], max_length: int) 
     return wrapped
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
-    return {name: str(getattr(tokenizer, name) or _SPECIAL_DEFAULTS[name]) for name in _SPECIAL_NAMES}
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """The special tokens of a tokenizer by name (`cls_token` ...), the usual ones where it names none."""
+    return {name: str(getattr(tokenizer, name) or SPECIAL_DEFAULTS[name]) for name in _SPECIAL_NAMES}
 
 
 def _check_bert(definition: dict[str, Any], source: str) -> None:
@@ -102,15 +106,20 @@ def _check_bert(definition: dict[str, Any], source: str) -> None:
         )
 
 
+def is_cased(pieces: Iterable[str]) -> bool:
+    """Whether some piece, special tokens aside, has a capital letter."""
+    return any(piece != piece.lower() for piece in pieces if not _RESERVED.fullmatch(piece))
+
+
 def _from_vocab(path: Path) -> PreTrainedTokenizerFast:
     """A BERT tokenizer of a bare vocab.txt: cased if some piece has a capital letter, uncased otherwise."""
     from tokenizers import decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
 
     vocabulary = {piece: number for number, piece in enumerate(read_vocab(path))}
-    if missing := [token for token in _SPECIAL_DEFAULTS.values() if token not in vocabulary]:
+    if missing := [token for token in SPECIAL_DEFAULTS.values() if token not in vocabulary]:
         raise InputError(f"{path}: no {', '.join(missing)}; a BERT vocabulary holds these special tokens")
-    cased = any(piece != piece.lower() for piece in vocabulary if piece not in _SPECIAL_DEFAULTS.values())
+    cased = is_cased(vocabulary)
     backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=not cased)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -120,8 +129,8 @@ def _from_vocab(path: Path) -> PreTrainedTokenizerFast:
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     backend.decoder = decoders.WordPiece(prefix="##")
-    backend.add_special_tokens(list(_SPECIAL_DEFAULTS.values()))
-    return _wrap(json.loads(backend.to_str()), dict(_SPECIAL_DEFAULTS), 512)
+    backend.add_special_tokens(list(SPECIAL_DEFAULTS.values()))
+    return _wrap(json.loads(backend.to_str()), dict(SPECIAL_DEFAULTS), 512)
 
 
 def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
@@ -162,7 +171,7 @@ def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         )
     definition = _definition(loaded)
     _check_bert(definition, str(source))
-    return _wrap(definition, _special_tokens(loaded), loaded.model_max_length)
+    return _wrap(definition, special_tokens(loaded), loaded.model_max_length)
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -200,7 +209,7 @@ def build_tokenizer(base: PreTrainedTokenizerFast, pieces: Sequence[str]) -> Pre
         twice = next(piece for number, piece in enumerate(pieces) if ids[piece] != number)
         raise InputError(f"the vocabulary holds {twice!r} twice; remove one")
     definition = _definition(base)
-    special = _special_tokens(base)
+    special = special_tokens(base)
     needed = {*special.values(), *(token["content"] for token in definition["added_tokens"])}
     if missing := sorted(needed - ids.keys()):
         raise InputError(
@@ -229,7 +238,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: str | os.PathL
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     definition = _definition(tokenizer)
-    special = _special_tokens(tokenizer)
+    special = special_tokens(tokenizer)
     normalizer = definition["normalizer"]
     write_vocab(folder / "vocab.txt", vocabulary_of(tokenizer))
     with atomic_write(folder / "tokenizer.json") as temporary:
@@ -247,34 +256,3 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: str | os.PathL
             **special,
         },
     )
-
-
-def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Encode whole documents, without [CLS] and [SEP], never cut or padded.
-
-    A special token written in the text (a literal "[MASK]") is encoded as the ordinary characters it consists
-    of.
-
-    Returns:
-        ids: int32, flat.
-        offsets: int64 [len(texts) + 1]; document i is `ids[offsets[i]:offsets[i + 1]]`.
-    """
-    backend = tokenizer.backend_tokenizer
-    # Calling a transformers tokenizer with truncation or padding leaves both switched on in its backend.
-    backend.no_truncation()
-    backend.no_padding()
-    as_text, backend.encode_special_tokens = backend.encode_special_tokens, True
-    lengths = [0]
-    parts = []
-    try:
-        for start in range(0, len(texts), _ENCODE_BATCH):
-            batch = list(texts[start : start + _ENCODE_BATCH])
-            rows = [encoding.ids for encoding in backend.encode_batch_fast(batch, add_special_tokens=False)]
-            lengths.extend(map(len, rows))
-            parts.append(np.fromiter(chain.from_iterable(rows), np.int32))
-    finally:
-        backend.encode_special_tokens = as_text
-    ids = np.concatenate(parts) if parts else np.empty(0, np.int32)
-    return ids, np.cumsum(lengths, dtype=np.int64)
