@@ -60,8 +60,14 @@ int main() {
 
   std::string many;
   for (int i = 0; i < 300000; ++i) {
-    many += "w" + std::to_string(std::int64_t{i} * 7919 % 100003) + (i % 3 == 0 ? "\u03b2 " : " ") +
-            (i % 5 == 0 ? "alongerwordthansixteen" + std::to_string(i % 4001) + "\n" : "");
+    many += 'w';
+    many += std::to_string(std::int64_t{i} * 7919 % 100003);
+    many += i % 3 == 0 ? "\u03b2 " : " ";
+    if (i % 5 == 0) {
+      many += "alongerwordthansixteen";
+      many += std::to_string(i % 4001);
+      many += '\n';
+    }
   }
   const CountList one = count(many, 1, false);
   check(one.size() > 100003, "tables grow");

@@ -3,8 +3,20 @@
 #include <algorithm>
 #include <bit>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
+// x86-64 always has SSE2; AVX2 is asked for when the program runs. EDAD_FAST_SCALAR: as on other processors.
+#if defined(__SSE2__) && !defined(EDAD_FAST_SCALAR)
+#define EDAD_FAST_SSE2
+#include <immintrin.h>
+#if defined(__GNUC__) && defined(__x86_64__)
+#define EDAD_FAST_AVX2
+#define EDAD_FAST_AVX2_CODE [[gnu::target("avx2,bmi,popcnt")]]
+#endif
+#endif
+
+#if defined(__GNUC__)
+#define EDAD_FAST_INLINE [[gnu::always_inline]] inline
+#else
+#define EDAD_FAST_INLINE inline
 #endif
 
 namespace edad_fast::wordpiece {
@@ -17,61 +29,104 @@ struct Classes {
   std::uint64_t space = 0;  // ' ', '\t', '\n', '\r'
 };
 
-#if defined(__SSE2__)
+// Each lower-cases a block in place, if asked for, and tells its classes.
 
-// Bytes of `values` in [first, first + length]: all bits set.
-__m128i in_range(__m128i values, char first, char length) {
-  const __m128i distance = _mm_sub_epi8(values, _mm_set1_epi8(first));
-  return _mm_cmpeq_epi8(_mm_min_epu8(distance, _mm_set1_epi8(length)), distance);
-}
+#if defined(EDAD_FAST_SSE2)
 
-std::uint64_t to_bits(__m128i mask) {
-  return static_cast<std::uint64_t>(static_cast<unsigned>(_mm_movemask_epi8(mask)));
-}
-
-// Writes the block, lower-cased if asked for, to `out`.
-Classes classify_block(const char* in, unsigned char* out, bool lowercase) {
-  Classes classes;
-  const __m128i case_bit = _mm_set1_epi8(lowercase ? 0x20 : 0);
-  for (unsigned part = 0; part < 64; part += 16) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + part));
-    const __m128i upper = in_range(bytes, 'A', 25);
-    const __m128i word = _mm_or_si128(_mm_or_si128(upper, in_range(bytes, 'a', 25)), in_range(bytes, '0', 9));
-    // 9 and 10 are neighbours.
-    const __m128i space = _mm_or_si128(
-        in_range(bytes, '\t', 1),
-        _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(' ')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\r'))));
-    const __m128i punct = _mm_andnot_si128(word, in_range(bytes, '!', '~' - '!'));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + part),
-                     _mm_or_si128(bytes, _mm_and_si128(upper, case_bit)));
-    classes.word |= to_bits(word) << part;
-    classes.punct |= to_bits(punct) << part;
-    classes.space |= to_bits(space) << part;
+struct Sse2Block {
+  // Bytes of `values` in [first, first + length]: all bits set.
+  static __m128i in_range(__m128i values, char first, char length) {
+    const __m128i distance = _mm_sub_epi8(values, _mm_set1_epi8(first));
+    return _mm_cmpeq_epi8(_mm_min_epu8(distance, _mm_set1_epi8(length)), distance);
   }
-  return classes;
-}
+
+  static std::uint64_t to_bits(__m128i mask) {
+    return static_cast<std::uint64_t>(static_cast<unsigned>(_mm_movemask_epi8(mask)));
+  }
+
+  static Classes classify(unsigned char* block, bool lowercase) {
+    Classes classes;
+    const __m128i case_bit = _mm_set1_epi8(lowercase ? 0x20 : 0);
+    for (unsigned part = 0; part < 64; part += 16) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + part));
+      const __m128i upper = in_range(bytes, 'A', 25);
+      const __m128i word =
+          _mm_or_si128(_mm_or_si128(upper, in_range(bytes, 'a', 25)), in_range(bytes, '0', 9));
+      // 9 and 10 are neighbours.
+      const __m128i space =
+          _mm_or_si128(in_range(bytes, '\t', 1), _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(' ')),
+                                                              _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\r'))));
+      const __m128i punct = _mm_andnot_si128(word, in_range(bytes, '!', '~' - '!'));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(block + part),
+                       _mm_or_si128(bytes, _mm_and_si128(upper, case_bit)));
+      classes.word |= to_bits(word) << part;
+      classes.punct |= to_bits(punct) << part;
+      classes.space |= to_bits(space) << part;
+    }
+    return classes;
+  }
+};
 
 #else
 
-Classes classify_block(const char* in, unsigned char* out, bool lowercase) {
-  Classes classes;
-  for (unsigned i = 0; i < 64; ++i) {
-    const auto byte = static_cast<unsigned char>(in[i]);
-    const bool upper = static_cast<unsigned char>(byte - 'A') <= 25;
-    const bool word =
-        upper || static_cast<unsigned char>(byte - 'a') <= 25 || static_cast<unsigned char>(byte - '0') <= 9;
-    const bool printable = static_cast<unsigned char>(byte - '!') <= '~' - '!';
-    out[i] = static_cast<unsigned char>(upper && lowercase ? byte | 0x20 : byte);
-    classes.word |= static_cast<std::uint64_t>(word) << i;
-    classes.punct |= static_cast<std::uint64_t>(printable && !word) << i;
-    classes.space |= static_cast<std::uint64_t>(is_ascii_space(in[i])) << i;
+struct ScalarBlock {
+  static Classes classify(unsigned char* block, bool lowercase) {
+    Classes classes;
+    for (unsigned i = 0; i < 64; ++i) {
+      const unsigned char byte = block[i];
+      const auto within = [&](char first, char last) {
+        return static_cast<unsigned char>(byte - first) <= static_cast<unsigned char>(last - first);
+      };
+      const bool upper = within('A', 'Z');
+      const bool word = upper || within('a', 'z') || within('0', '9');
+      block[i] = static_cast<unsigned char>(upper && lowercase ? byte | 0x20 : byte);
+      classes.word |= static_cast<std::uint64_t>(word) << i;
+      classes.punct |= static_cast<std::uint64_t>(within('!', '~') && !word) << i;
+      classes.space |= static_cast<std::uint64_t>(is_ascii_space(static_cast<char>(byte))) << i;
+    }
+    return classes;
   }
-  return classes;
-}
+};
 
 #endif
 
-std::uint16_t* write_positions(std::uint64_t bits, std::size_t base, std::uint16_t* out) {
+#if defined(EDAD_FAST_AVX2)
+
+struct Avx2Block {
+  EDAD_FAST_AVX2_CODE static __m256i in_range(__m256i values, char first, char length) {
+    const __m256i distance = _mm256_sub_epi8(values, _mm256_set1_epi8(first));
+    return _mm256_cmpeq_epi8(_mm256_min_epu8(distance, _mm256_set1_epi8(length)), distance);
+  }
+
+  EDAD_FAST_AVX2_CODE static std::uint64_t to_bits(__m256i mask) {
+    return static_cast<std::uint64_t>(static_cast<unsigned>(_mm256_movemask_epi8(mask)));
+  }
+
+  EDAD_FAST_AVX2_CODE static Classes classify(unsigned char* block, bool lowercase) {
+    Classes classes;
+    const __m256i case_bit = _mm256_set1_epi8(lowercase ? 0x20 : 0);
+    for (unsigned part = 0; part < 64; part += 32) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + part));
+      const __m256i upper = in_range(bytes, 'A', 25);
+      const __m256i word =
+          _mm256_or_si256(_mm256_or_si256(upper, in_range(bytes, 'a', 25)), in_range(bytes, '0', 9));
+      const __m256i space = _mm256_or_si256(
+          in_range(bytes, '\t', 1), _mm256_or_si256(_mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(' ')),
+                                                    _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\r'))));
+      const __m256i punct = _mm256_andnot_si256(word, in_range(bytes, '!', '~' - '!'));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(block + part),
+                          _mm256_or_si256(bytes, _mm256_and_si256(upper, case_bit)));
+      classes.word |= to_bits(word) << part;
+      classes.punct |= to_bits(punct) << part;
+      classes.space |= to_bits(space) << part;
+    }
+    return classes;
+  }
+};
+
+#endif
+
+EDAD_FAST_INLINE std::uint16_t* write_positions(std::uint64_t bits, std::size_t base, std::uint16_t* out) {
   const int count = std::popcount(bits);
   // Eight at a time without a branch each; what is written too much is overwritten next.
   for (int done = 0; done < count; done += 8) {
@@ -85,16 +140,15 @@ std::uint16_t* write_positions(std::uint64_t bits, std::size_t base, std::uint16
 
 }  // namespace
 
-void Window::classify(std::size_t size, bool lowercase) {
+template <typename Block>
+EDAD_FAST_INLINE void Window::classify_blocks(std::size_t size, bool lowercase) {
   std::uint64_t word_carry = 0;
   std::uint64_t punct_carry = 0;
   std::uint64_t any_odd = 0;
   std::uint16_t* begin = begins_;
   std::uint16_t* end = ends_;
   for (std::size_t base = 0; base < size; base += 64) {
-    // In place: bytes_ holds the text, padded with spaces.
-    const Classes classes =
-        classify_block(reinterpret_cast<const char*>(bytes_) + base, bytes_ + base, lowercase);
+    const Classes classes = Block::classify(bytes_ + base, lowercase);
     const std::uint64_t word_before = classes.word << 1 | word_carry;
     const std::uint64_t punct_before = classes.punct << 1 | punct_carry;
     word_carry = classes.word >> 63;
@@ -105,11 +159,33 @@ void Window::classify(std::size_t size, bool lowercase) {
     odd_[base / 64] = ~(classes.word | classes.punct | classes.space);
     any_odd |= odd_[base / 64];
   }
-  if (word_carry | punct_carry) {
+  if ((word_carry | punct_carry) != 0) {
     *end = static_cast<std::uint16_t>(size);
   }
   tokens_ = static_cast<std::size_t>(begin - begins_);
   has_odd_ = any_odd != 0;
+}
+
+#if defined(EDAD_FAST_AVX2)
+EDAD_FAST_AVX2_CODE void Window::classify_avx2(std::size_t size, bool lowercase) {
+  classify_blocks<Avx2Block>(size, lowercase);
+}
+#endif
+
+void Window::classify(std::size_t size, bool lowercase) {
+#if defined(EDAD_FAST_AVX2)
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("bmi") != 0 &&
+                               __builtin_cpu_supports("popcnt") != 0;
+  if (has_avx2) {
+    classify_avx2(size, lowercase);
+    return;
+  }
+#endif
+#if defined(EDAD_FAST_SSE2)
+  classify_blocks<Sse2Block>(size, lowercase);
+#else
+  classify_blocks<ScalarBlock>(size, lowercase);
+#endif
 }
 
 std::size_t Window::fill(std::string_view text, bool lowercase) {

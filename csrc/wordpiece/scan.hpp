@@ -38,7 +38,11 @@ class Window {
 
  private:
   bool find_odd_chunk(std::size_t from, std::size_t& begin, std::size_t& end) const;
+  // bytes_ holds the text, filled up with spaces.
   void classify(std::size_t size, bool lowercase);
+  void classify_avx2(std::size_t size, bool lowercase);
+  template <typename Block>
+  void classify_blocks(std::size_t size, bool lowercase);
 
   alignas(64) unsigned char bytes_[kCapacity + kPadding];
   std::uint16_t begins_[kCapacity + kPadding];
