@@ -128,6 +128,14 @@ int main() {
   }
   check(found.size() >= expected.size(), "no word is lost");
 
+  EncoderOptions narrow;
+  narrow.max_chars = 2;
+  const Encoder short_words(pieces, narrow);
+  check(encode(short_words, "aa aab abc \u03b2\u03b2 aa\u03b2").ids == Numbers{2, 3, 0, 0, 9, 10, 0},
+        "a limit of two");
+  const Encoder long_piece({"[UNK]", "a", "##a", std::string(20000, 'a')}, {});
+  check(encode(long_piece, "aa").ids == Numbers{1, 2}, "a piece that no word can hold");
+
   const std::u16string half = {u'a', char16_t{0xD800}};
   const std::vector<TextView> broken{view("a"), {half.data(), 2, TextView::Kind::ucs2}};
   check(rejects([&] { encoder.encode(broken, 1, false); },

@@ -68,7 +68,7 @@ struct WordCounter::Worker {
           continue;
         }
         keys[kept] = ShortKey::load(bytes + begins[i], length);
-        hashes[kept] = keys[kept].hash();
+        hashes[kept] = WordHash::of(keys[kept]);
         shorts.prefetch(hashes[kept]);
         ++kept;
       }
@@ -87,7 +87,7 @@ struct WordCounter::Worker {
     unsigned char padded[WordCache::kShortBytes] = {};
     std::memcpy(padded, word.text.data(), word.text.size());
     const ShortKey key = ShortKey::load(padded, word.text.size());
-    shorts.add(key, key.hash(), 1);
+    shorts.add(key, WordHash::of(key), 1);
   }
 
   void chunk(std::size_t /*bytes*/, std::size_t /*characters*/) {}
@@ -159,7 +159,7 @@ CountList WordCounter::finish() {
   for (std::size_t i = 1; i < workers.size(); ++i) {
     for (const ShortWordTable::Slot& slot : workers[i]->shorts.slots()) {
       if (slot.count != 0) {
-        all.shorts.add(slot.key, slot.key.hash(), slot.count);
+        all.shorts.add(slot.key, WordHash::of(slot.key), slot.count);
       }
     }
     for (const LongWordTable::Slot& slot : workers[i]->longs.slots()) {

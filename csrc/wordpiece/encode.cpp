@@ -65,7 +65,7 @@ void gather(std::vector<Encoded>& parts, std::size_t rows, bool with_spans, std:
 Encoder::Encoder(const std::vector<std::string>& pieces, EncoderOptions options)
     : options_(std::move(options)),
       normalizer_(options_.normalizer),
-      matcher_(pieces, options_.prefix),
+      matcher_(pieces, options_.prefix, options_.max_chars),
       piece_chars_(piece_characters(pieces, options_.prefix)) {
   const auto check = [&](std::int32_t id, const std::string& name) {
     if (id < 0 || static_cast<std::size_t>(id) >= pieces.size()) {
@@ -99,7 +99,8 @@ Encoder::Encoder(const std::vector<std::string>& pieces, EncoderOptions options)
 Encoder::~Encoder() = default;
 
 std::size_t Encoder::match(std::string_view word, std::int32_t* out) const {
-  const std::size_t count = matcher_.match(word, false, out);
+  const bool too_long = word.size() > options_.max_chars && count_characters(word) > options_.max_chars;
+  const std::size_t count = too_long ? Matcher::kNone : matcher_.match(word, false, out);
   if (count == Matcher::kNone) {
     *out = options_.unk_id;
     return 1;
@@ -130,6 +131,10 @@ std::size_t Encoder::find_literal(std::string_view utf8, std::size_t from, std::
 
 template <bool with_spans>
 void Encoder::encode_text(std::string_view utf8, Worker& worker, Encoded& out) const {
+  if (with_spans && utf8.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+    throw std::invalid_argument(std::to_string(utf8.size()) +
+                                " bytes, too many for offsets; cut it below 2 GiB");
+  }
   Sink<with_spans> sink(*this, worker, out);
   std::size_t from = 0;
   while (from < utf8.size()) {

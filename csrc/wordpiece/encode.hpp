@@ -46,7 +46,8 @@ class Encoder {
   ~Encoder();
 
   // Any bytes are accepted: what is not UTF-8 counts as U+FFFD.
-  // Throws std::invalid_argument naming the text: half of a surrogate pair, in mode Compat::hf.
+  // Throws std::invalid_argument naming the text: half of a surrogate pair, in mode Compat::hf; 2 GiB or more
+  // of UTF-8 with spans.
   Encoded encode(std::span<const TextView> texts, std::size_t n_threads, bool with_spans) const;
 
  private:

@@ -52,7 +52,7 @@ class Encoder::Sink {
           out = short_word(key, word, length, out);
         }
       } else {
-        out = long_word(word, length, length, out);
+        out = long_word(word, length, out);
       }
       if constexpr (with_spans) {
         const auto begin = static_cast<std::int32_t>(origin_ + offset + begins[i] - extra_bytes_);
@@ -88,7 +88,7 @@ class Encoder::Sink {
           out = short_word(key, bytes, length, out);
         }
       } else {
-        out = long_word(bytes, length, word.characters, out);
+        out = long_word(bytes, length, out);
       }
     }
     if constexpr (with_spans) {
@@ -140,16 +140,12 @@ class Encoder::Sink {
 
   // A word of more than 16 bytes; if it is of at most 32, 32 are readable.
   [[gnu::noinline]] std::int32_t* long_word(const unsigned char* word, std::size_t length,
-                                            std::size_t characters, std::int32_t* out) {
+                                            std::int32_t* out) {
     std::size_t count = 0;
     if (length <= WordCache::kLongBytes) {
       if (const std::int32_t* ids = cache_.find_long(word, length, count)) {
         return std::copy_n(ids, count, out);
       }
-    }
-    if (characters > encoder_.options_.max_chars) {
-      *out++ = encoder_.options_.unk_id;
-      return out;
     }
     count = encoder_.match({reinterpret_cast<const char*>(word), length}, out);
     if (length <= WordCache::kLongBytes && count <= WordCache::kLongIds) {

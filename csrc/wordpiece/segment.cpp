@@ -8,7 +8,7 @@ namespace edad_fast::wordpiece {
 
 Segmenter::Segmenter(const std::vector<std::string>& pieces, std::int32_t unk_id, std::string_view prefix,
                      std::size_t max_chars)
-    : unk_id_(unk_id), max_chars_(max_chars), matcher_(pieces, prefix) {
+    : unk_id_(unk_id), max_chars_(max_chars), matcher_(pieces, prefix, max_chars) {
   if (unk_id < 0 || static_cast<std::size_t>(unk_id) >= pieces.size()) {
     throw std::invalid_argument("unk_id " + std::to_string(unk_id) + " is outside the " +
                                 std::to_string(pieces.size()) + " pieces");

@@ -4,13 +4,15 @@
 #include <limits>
 #include <stdexcept>
 
+#include "text.hpp"
+
 namespace edad_fast::wordpiece {
 
 class MatcherBuilder {
  public:
   explicit MatcherBuilder(Matcher& matcher) : units_(matcher.units_), matcher_(matcher) {}
 
-  void build(const std::vector<std::string>& pieces, std::string_view prefix) {
+  void build(const std::vector<std::string>& pieces, std::string_view prefix, std::size_t max_chars) {
     if (pieces.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
       throw std::invalid_argument("too many pieces: ids are 32-bit");
     }
@@ -31,6 +33,11 @@ class MatcherBuilder {
       throw std::invalid_argument("piece '" + std::string(twin->first) + "' appears twice: ids " +
                                   std::to_string(twin->second) + " and " +
                                   std::to_string((twin + 1)->second));
+    }
+    for (std::vector<Entry>* entries : {&initial_, &inside_}) {
+      std::erase_if(*entries, [&](const Entry& entry) {
+        return entry.first.size() > max_chars && count_characters(entry.first) > max_chars;
+      });
     }
     grow(first_free_);
     taken_[Matcher::kInitial] = taken_[Matcher::kInside] = 1;
@@ -165,8 +172,8 @@ class MatcherBuilder {
   std::size_t family_start_ = 256 + 2;
 };
 
-Matcher::Matcher(const std::vector<std::string>& pieces, std::string_view prefix) {
-  MatcherBuilder(*this).build(pieces, prefix);
+Matcher::Matcher(const std::vector<std::string>& pieces, std::string_view prefix, std::size_t max_chars) {
+  MatcherBuilder(*this).build(pieces, prefix, max_chars);
 }
 
 }  // namespace edad_fast::wordpiece

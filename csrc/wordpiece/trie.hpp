@@ -18,9 +18,10 @@ namespace edad_fast::wordpiece {
 class Matcher {
  public:
   // A piece's id is its index. A word's first piece may be any piece as it stands, those with the prefix
-  // included; further pieces are those with the prefix, without it.
+  // included; further pieces are those with the prefix, without it. Words of more than max_chars characters
+  // are not asked for: longer pieces are left out.
   // Throws std::invalid_argument: a piece is empty or appears twice.
-  Matcher(const std::vector<std::string>& pieces, std::string_view prefix);
+  Matcher(const std::vector<std::string>& pieces, std::string_view prefix, std::size_t max_chars);
 
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 

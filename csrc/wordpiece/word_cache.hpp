@@ -24,7 +24,7 @@ struct ShortKey {
     return key;
   }
 
-  // Only the upper bits are well mixed.
+  // For caches: only the upper bits are well mixed, and words can be made to fall together. See WordHash.
   std::uint64_t hash() const { return low * 0x9E3779B97F4A7C15U + high * 0xC2B2AE3D27D4EB4FU; }
 
   bool operator==(const ShortKey& other) const { return ((low ^ other.low) | (high ^ other.high)) == 0; }

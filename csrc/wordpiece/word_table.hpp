@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <random>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,6 +13,50 @@
 #include "word_cache.hpp"
 
 namespace edad_fast::wordpiece {
+
+// A hash with a seed of the process's own, so that no text can be made to fill the tables with collisions.
+// Results never depend on it.
+class WordHash {
+ public:
+  static std::uint64_t of(const ShortKey& key) {
+    const WordHash& hash = instance();
+    return mix(key.low ^ hash.first_, key.high ^ hash.second_);
+  }
+
+  static std::uint64_t of(std::string_view word) {
+    const WordHash& hash = instance();
+    std::uint64_t value = word.size() ^ hash.first_;
+    for (std::size_t i = 0; i < word.size(); i += 8) {
+      std::uint64_t part = 0;
+      std::memcpy(&part, word.data() + i, word.size() - i < 8 ? word.size() - i : 8);
+      value = mix(value ^ part, hash.second_);
+    }
+    return value;
+  }
+
+ private:
+  WordHash() {
+    std::random_device random;
+    const auto odd = [&] { return (std::uint64_t{random()} << 32 | random()) | 1; };
+    first_ = odd();
+    second_ = odd();
+  }
+
+  static const WordHash& instance() {
+    static const WordHash hash;
+    return hash;
+  }
+
+  // Both halves of the 128-bit product, one upon the other.
+  static std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
+    const std::uint64_t a_low = a & 0xFFFFFFFF, a_high = a >> 32, b_low = b & 0xFFFFFFFF, b_high = b >> 32;
+    const std::uint64_t middle = a_high * b_low + (a_low * b_low >> 32);
+    const std::uint64_t middle_low = (middle & 0xFFFFFFFF) + a_low * b_high;
+    return (a_high * b_high + (middle >> 32) + (middle_low >> 32)) ^ (a * b);
+  }
+
+  std::uint64_t first_, second_;
+};
 
 // Open addressing, at most half full.
 class ShortWordTable {
@@ -62,7 +107,7 @@ class ShortWordTable {
     --shift_;
     for (const Slot& slot : old) {
       if (slot.count != 0) {
-        std::size_t place = slot.key.hash() >> shift_;
+        std::size_t place = WordHash::of(slot.key) >> shift_;
         while (slots_[place].count != 0) {
           place = (place + 1) & (slots_.size() - 1);
         }
@@ -88,7 +133,7 @@ class LongWordTable {
   LongWordTable() : slots_(std::size_t{1} << 12) {}
 
   void add(std::string_view word, std::int64_t count) {
-    const std::uint64_t hash = hash_of(word);
+    const std::uint64_t hash = WordHash::of(word);
     std::size_t place = hash & (slots_.size() - 1);
     while (slots_[place].length != 0) {
       Slot& slot = slots_[place];
@@ -110,17 +155,6 @@ class LongWordTable {
   std::string_view text(const Slot& slot) const { return {text_.data() + slot.begin, slot.length}; }
 
  private:
-  static std::uint64_t hash_of(std::string_view word) {
-    std::uint64_t hash = word.size();
-    for (std::size_t i = 0; i < word.size(); i += 8) {
-      std::uint64_t part = 0;
-      std::memcpy(&part, word.data() + i, word.size() - i < 8 ? word.size() - i : 8);
-      hash = (hash ^ part) * 0x9E3779B97F4A7C15U;
-      hash ^= hash >> 32;
-    }
-    return hash;
-  }
-
   void grow() {
     std::vector<Slot> old(slots_.size() * 2);
     old.swap(slots_);
