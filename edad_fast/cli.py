@@ -29,4 +29,9 @@ def main_guard(body: Callable[[], None]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; name another file or folder", file=sys.stderr)
+        return 2
     return 0

@@ -170,7 +170,7 @@ class TrainConfig:
     overwrite: bool = _option(False, "remove the run that is in output_dir", "run")
     dry_run: bool = _option(False, "print configuration, parameters, memory and FLOPs, then stop", "run")
     checkpoint_every: int | None = _option(
-        None, "optimiser steps between checkpoints; default: a tenth of a stage", "run"
+        None, "optimiser steps between checkpoints; 0: only at a stage's end; default: a tenth of it", "run"
     )
     keep_checkpoints: int = _option(2, "newest checkpoints kept", "run")
     log_every: int = _option(10, "optimiser steps between lines of metrics.jsonl", "run")
@@ -353,6 +353,15 @@ def validate(config: TrainConfig) -> None:
     for name in ("seq_len", "accumulation_steps", "keep_checkpoints", "log_every"):
         if getattr(config, name) < (8 if name == "seq_len" else 1):
             raise InputError(f"--{name} is {getattr(config, name)}, which is too small")
+    for name, least in (
+        ("loader_workers", 0),
+        ("checkpoint_every", 0),
+        ("seed", 0),
+        ("evaluation_tokens", 1),
+        ("max_line_mib", 1),
+    ):
+        if getattr(config, name) is not None and getattr(config, name) < least:
+            raise InputError(f"--{name} is {getattr(config, name)}; give {least} or more")
     if config.batch_tokens is not None and config.batch_tokens < config.seq_len * config.accumulation_steps:
         raise InputError(
             f"--batch_tokens {config.batch_tokens} is less than {config.accumulation_steps} sequence(s) of "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +18,10 @@ from typing import Any, Literal
 
 from .errors import InputError
 from .files import atomic_write, write_json
+from .report import record_evaluation
 from .report.tables import format_table, mean_std, number
+
+logger = logging.getLogger(__name__)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,7 +189,10 @@ def _ner(args: argparse.Namespace) -> None:
     for run in run_seeds(task, args.seeds, settings.learning_rates, runs):
         runs = sorted([*runs, run], key=lambda item: item["seed"])
         save()
-    print(f"{_ner_table(save(), 'plain')}\nwritten to {output}/ner.json")
+    result = save()
+    print(f"{_ner_table(result, 'plain')}\nwritten to {output}/ner.json")
+    scores = {key: mean_std(result[key]) for key in ("entity_f1", "token_macro_f1")}
+    record_evaluation(args.model, name.replace("-", " ", 1), {**scores, "seeds": args.seeds})
 
 
 def _ner_table(result: dict[str, Any], style: Literal["plain", "markdown"]) -> str:
@@ -225,8 +232,13 @@ def _mlm(args: argparse.Namespace) -> None:
     device, precision = _device(args)
     _require_mlm_head(args.model)
     earlier = (args.output_dir or args.model / "evaluation") / "mlm.json"
+    inputs = {
+        "data": args.data,
+        "model_fingerprint": _fingerprint(_model_files(args.model)),
+        **{name: getattr(args, name) for name in ("seq_len", "max_tokens", "seed")},
+    }
     if not args.overwrite:
-        earlier_result(earlier, {"data": args.data})
+        earlier_result(earlier, inputs)
     # --data may be a folder here, as for the other tasks: all the files in it.
     sources = expand_globs([f"{name}/*" if Path(name).is_dir() else name for name in args.data])
     tokenizer = load_tokenizer(args.model)
@@ -244,6 +256,13 @@ def _mlm(args: argparse.Namespace) -> None:
         )
     if args.batch_size < 1:
         raise InputError("--batch_size must be at least 1")
+    if args.seq_len > tokenizer.model_max_length:
+        logger.warning(
+            "%s was trained on at most %d tokens a sequence, --seq_len is %d",
+            args.model,
+            tokenizer.model_max_length,
+            args.seq_len,
+        )
     with tempfile.TemporaryDirectory(prefix="edad_fast-") as folder:
         shards = build_shards(
             tokenizer,
@@ -264,10 +283,8 @@ def _mlm(args: argparse.Namespace) -> None:
     result = {
         "task": "mlm",
         "model": str(args.model),
-        "data": args.data,
+        **inputs,
         "vocabulary_size": len(pieces),
-        "seq_len": args.seq_len,
-        "seed": args.seed,
         "precision": precision,
         "device_name": device_name(device),
         **scores,
@@ -281,6 +298,8 @@ def _mlm(args: argparse.Namespace) -> None:
     ]
     note = "Losses are per WordPiece: comparable only between models of one vocabulary."
     _finish(args, "mlm", result, ["held-out text", "value"], rows, note)
+    data = " ".join(Path(name).name for name in args.data)
+    record_evaluation(args.model, f"mlm {data}", {key: scores[key] for key in ("loss", "masked_tokens")})
 
 
 def _require_mlm_head(model: Path) -> None:
@@ -346,6 +365,9 @@ def _speed(args: argparse.Namespace) -> None:
             row.append(f"{gain:.2f}x")
     note = f"Medians of {args.repeats} interleaved timings; {precision}; {result['device_name']}."
     _finish(args, "speed", result, ["encoder", *headers], rows, note)
+    figures = {key: scores["student"][key] for key in lines}
+    gains = {f"{key} against the teacher": f"{gain:.2f}x" for key, gain in result.get("gain", {}).items()}
+    record_evaluation(args.model, f"speed {result['device_name']}", {**figures, **gains})
 
 
 def _finish(

@@ -200,7 +200,7 @@ def test_mlm_results_of_other_text_are_kept(model_dir, text, tmp_path, capsys):
     assert evaluate.main([*command, "--data", str(text)]) == 0
     capsys.readouterr()
     assert evaluate.main([*command, "--data", str(other)]) == 2
-    assert "another data" in capsys.readouterr().err
+    assert "with other data" in capsys.readouterr().err
     assert evaluate.main([*command, "--data", str(other), "--overwrite"]) == 0
     assert json.loads((tmp_path / "mlm.json").read_text())["data"] == [str(other)]
 
@@ -263,7 +263,7 @@ def test_ner_command_writes_reuses_and_refuses(plain, ner_data, tmp_path, capsys
     monkeypatch.setattr(NerTask, "fine_tune", lambda *_, **__: pytest.fail("all seeds are there"))
     assert evaluate.main(ner_command(plain, ner_data, tmp_path, "--seeds", "2")) == 0
     assert evaluate.main(ner_command(plain, ner_data, tmp_path, "--seeds", "2", "--untrained")) == 2
-    assert "holds results with another settings" in capsys.readouterr().err
+    assert "holds results with other settings" in capsys.readouterr().err
 
 
 def test_a_kill_between_seeds_loses_no_finished_seed(plain, ner_data, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_results_of_other_settings_are_refused(tmp_path):
     assert finished_runs(file, {"a": 1}) == []
     file.write_text('{"a": 1, "runs": [{"seed": 0}]}')
     assert finished_runs(file, {"a": 1}) == [{"seed": 0}]
-    with pytest.raises(InputError, match=r"ner\.json: holds results with another a;.*--overwrite"):
+    with pytest.raises(InputError, match=r"ner\.json: holds results with other a;.*--overwrite"):
         finished_runs(file, {"a": 2})
     file.write_text("{")
     with pytest.raises(InputError, match="not a result of this program"):

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from tiny import tiny_corpus, tiny_student, tiny_teacher
 
-from edad_fast import train
+from edad_fast import evaluate, train
 from edad_fast.demo import demo
 from edad_fast.vocabulary import load_tokenizer, vocabulary_of
 
@@ -242,6 +242,63 @@ def test_resuming_a_finished_run_changes_no_figure(inputs: Path, tmp_path: Path)
     after = json.loads((out / "report.json").read_text())
     for key in ("device_hours", "parameters", "mlm_loss", "tokens_seen", "losses"):
         assert after[key] == before[key], key
+
+
+def test_a_dry_run_or_a_failure_leaves_an_old_run_as_it_was(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train.main(_arguments(inputs, out)) == 0
+
+    def state() -> dict[str, bytes]:
+        return {str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()}
+
+    before = state()
+    other = [*_arguments(inputs, out, vocab_size=80), "--overwrite"]
+    assert train.main([*other, "--dry_run"]) == 0
+    assert state() == before
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    assert train.main([*_arguments(inputs, out, vocab_size=80, validation=empty), "--overwrite"]) == 2
+    assert state() == before
+    assert train.main([*_arguments(inputs, out), "--resume"]) == 0
+    assert train.main(other) == 0
+    assert len(vocabulary_of(load_tokenizer(out / "student"))) == 80
+    assert len(vocabulary_of(load_tokenizer(out / "vocabulary"))) == 80
+
+
+def test_evaluations_reach_report_and_card(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train.main(_arguments(inputs, out)) == 0
+    assert load_tokenizer(out / "student").model_max_length == 32, "the length it was trained on"
+    command = ["mlm", "--model", str(out / "student"), "--data", str(inputs / "valid.txt"), "--seq_len", "32"]
+    assert evaluate.main(command) == 0
+    loss = json.loads((out / "report.json").read_text())["evaluation"]["student"]["mlm valid.txt"]["loss"]
+    assert 0 < loss < 10
+    assert "mlm valid.txt / loss" in (out / "student" / "README.md").read_text()
+    assert "sequences of 32 tokens" in (out / "student" / "README.md").read_text()
+    assert train.main([*_arguments(inputs, out), "--resume"]) == 0
+    assert json.loads((out / "report.json").read_text())["evaluation"], "kept when a run is resumed"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("loader_workers", -1),
+        ("checkpoint_every", -3),
+        ("evaluation_tokens", 0),
+        ("max_line_mib", 0),
+        ("seed", -1),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: int
+) -> None:
+    assert train.main(_arguments(inputs, tmp_path / "run", **{option: value})) == 2
+    assert f"--{option} is {value}; give" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(_arguments(inputs, Path("/proc/none"))) == 2
+    assert "error: /proc/none" in capsys.readouterr().err
 
 
 def test_reported_parameters_are_those_of_the_files(inputs: Path, tmp_path: Path) -> None:

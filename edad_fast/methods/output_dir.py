@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -71,10 +73,28 @@ def _check_same_run(config: TrainConfig, file: Path) -> None:
         )
 
 
-def take_output_dir(config: TrainConfig, folder: Path) -> None:
+@contextmanager
+def staging_dir(config: TrainConfig, folder: Path) -> Iterator[Path]:
+    """Yield where vocabulary and shards are made: `folder`, or a temporary one in it while it holds a run.
+
+    A dry run, or a failure before the training, then leaves the old run as it was.
+    """
+    if not (config.overwrite and has_results(folder)):
+        yield folder
+        return
+    staging = folder / ".preparing"
+    shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def take_output_dir(config: TrainConfig, folder: Path, staging: Path) -> None:
     """Make `folder` this run's, now that all is ready to train: old results go, config.yaml is written.
 
-    Only what this program writes is removed, and only with --overwrite or without results.
+    Only what this program writes is removed, and only with --overwrite or without results. What was made in
+    `staging` (see `staging_dir`) moves to its place.
     """
     if config.overwrite or not has_results(folder):
         for name in _RESULTS:
@@ -83,5 +103,9 @@ def take_output_dir(config: TrainConfig, folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+    if staging != folder:
+        for name in sorted(_PREPARATION):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (staging / name).replace(folder / name)
     with atomic_write(folder / "config.yaml") as temporary:
         temporary.write_text(config.to_yaml(), encoding="utf-8")

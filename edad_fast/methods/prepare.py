@@ -40,6 +40,8 @@ from ..vocabulary import (
     save_tokenizer,
     vocabulary_of,
 )
+from ..vocabulary.report_files import write_vocabulary_report
+from ..vocabulary.summary import describe
 from .stages import LoadedStream
 
 logger = logging.getLogger(__name__)
@@ -106,7 +108,10 @@ def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
 def merged_tokenizer(
     config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path, *, rebuild: bool = True
 ) -> PreTrainedTokenizerFast:
-    """The run's tokenizer: the one in `folder` if it was made from the same input, else learned or read."""
+    """The run's tokenizer: the one in `folder` if it was made from the same input, else learned or read.
+
+    With pieces that were learned, `folder` gets the report and the curve that edad_fast.vocab writes.
+    """
     key, stamp = _vocabulary_key(config, base), folder / "fingerprint.json"
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == key:
         return load_tokenizer(folder)
@@ -129,6 +134,9 @@ def merged_tokenizer(
     tokenizer = build_tokenizer(base, merged.pieces)
     with atomic_dir(folder) as temporary:
         save_tokenizer(tokenizer, temporary)
+        if merged.words is not None:
+            report = describe(merged, merged.words)
+            write_vocabulary_report(temporary, {**report, "criterion": config.criterion})
         write_json(temporary / stamp.name, key)
     new = len(merged.pieces) - merged.general_size
     logger.info("vocabulary: %s pieces, %s of them new (%s)", f"{len(merged.pieces):,}", f"{new:,}", folder)

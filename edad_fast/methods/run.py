@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import transformers
 from transformers import BertForPreTraining
 
@@ -15,14 +16,14 @@ from ..config import TrainConfig
 from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..files import atomic_dir, atomic_write
-from ..models import count_parameters, count_saved_parameters, save_model
-from ..report import format_table, model_card, read_metrics, write_report
+from ..models import count_parameters, count_saved_parameters, has_weights, save_model
+from ..report import earlier_evaluation, format_table, model_card, read_metrics, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
 from ..training import Ledger, NonFiniteLoss, Trainer, TrainerSettings
 from ..vocabulary import save_tokenizer
 from .cost import step_cost
-from .output_dir import check_output_dir, has_results, take_output_dir
+from .output_dir import check_output_dir, has_results, staging_dir, take_output_dir
 from .preflight import preflight
 from .prepare import (
     Data,
@@ -52,7 +53,15 @@ def run(config: TrainConfig) -> dict[str, Any]:
     precision = resolve_precision(config.precision, device)
     output_dir = check_output_dir(config)
     preflight(config)
-    data = load_data(config, output_dir, rebuild=not (config.resume and has_results(output_dir)))
+    with staging_dir(config, output_dir) as folder:
+        return _run(config, device, precision, output_dir, folder, begin)
+
+
+def _run(
+    config: TrainConfig, device: torch.device, precision: str, output_dir: Path, folder: Path, begin: float
+) -> dict[str, Any]:
+    """Train with vocabulary and shards made in `folder`, which is `output_dir` unless that holds a run."""
+    data = load_data(config, folder, rebuild=not (config.resume and has_results(output_dir)))
     teacher = build_teacher(config, data)
     student = build_student(config, data)
     rows = rows_per_step(config, data.shards)
@@ -70,7 +79,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
     if config.dry_run:
         return {"dry_run": config.to_yaml() + dry_run_table(parts, rows, precision)}
 
-    take_output_dir(config, output_dir)
+    take_output_dir(config, output_dir, folder)
+    if folder != output_dir:
+        data = load_data(config, output_dir)
     measure = _held_out_loss(config, data, {"teacher": teacher, "student": student}, device, precision)
     before = measure()
     settings = TrainerSettings(
@@ -79,7 +90,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         max_grad_norm=config.max_grad_norm,
         precision=precision,
         device=device,
-        checkpoint_every=config.checkpoint_every or max(1, steps // 10),
+        checkpoint_every=max(1, steps // 10) if config.checkpoint_every is None else config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         log_every=config.log_every,
         seed=config.seed,
@@ -111,13 +122,14 @@ def run(config: TrainConfig) -> dict[str, Any]:
         "tokens_seen": ledger.tokens,
         "steps": ledger.steps,
         "batch_tokens": rows * config.seq_len,
+        "seq_len": config.seq_len,
         "precision": precision,
         "device_name": device_name(device),
         "preparation_seconds": preparation,
         **_costs(ledger),
         "losses": {record["stage"]: record["terms"] for record in read_metrics(output_dir / "metrics.jsonl")},
         "mlm_loss": {name: {"before": before.get(name), "after": after.get(name)} for name in after},
-        "evaluation": {},
+        "evaluation": earlier_evaluation(output_dir, config.fingerprint()),
     }
     _save(config, output_dir, data, {"teacher": teacher, "student": student}, report)
     write_report(output_dir, report)
@@ -206,7 +218,11 @@ def _save(
     for role, model in models.items():
         with atomic_dir(output_dir / role) as folder:
             save_model(model, folder, keep_sentence_head=config.nsp)
-            data.tokenizer.model_max_length = model.config.max_position_embeddings
+            # Positions that a fresh student was never trained on are in its table, but not to be used.
+            fresh = role == "student" and not has_weights(config.student)
+            data.tokenizer.model_max_length = (
+                config.seq_len if fresh else model.config.max_position_embeddings
+            )
             save_tokenizer(data.tokenizer, folder)
             architecture = config.teacher_arch if role == "teacher" else config.student_arch
             card = model_card(report, role=role, architecture=architecture)

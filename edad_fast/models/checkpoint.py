@@ -70,13 +70,21 @@ def read_model_config(source: str | Path) -> BertConfig:
             f"{source}: no weights (*.safetensors). Pickled weights (.bin) are not read; convert them once "
             "with `AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)`"
         )
+    config = read_exbert_config(directory) if kind == MODEL_TYPE else BertConfig.from_pretrained(directory)
     for file in files:
         try:
-            with safe_open(file, framework="pt"):
-                pass
+            with safe_open(file, framework="pt") as tensors:
+                words = [key for key in tensors.keys() if key.endswith("embeddings.word_embeddings.weight")]  # noqa: SIM118
+                shapes = [tuple(tensors.get_slice(key).get_shape()) for key in words]
         except Exception as error:
             raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
-    return read_exbert_config(directory) if kind == MODEL_TYPE else BertConfig.from_pretrained(directory)
+        expected = (config.vocab_size, config.hidden_size)
+        if shapes and shapes[0] != expected:
+            raise InputError(
+                f"{file}: its word embeddings are {shapes[0][0]} x {shapes[0][1]}, "
+                f"{directory / 'config.json'} says {expected[0]} x {expected[1]}; take both from one model"
+            )
+    return config
 
 
 def load_pretraining_model(source: str | Path) -> BertForPreTraining:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from .summary import summary_rows
+from ..files import atomic_write
+from .summary import summary_rows, write_report
 from .tables import format_table, number
 
 _LOAD_PLAIN = """```python
@@ -61,6 +64,8 @@ def model_card(
     if teacher := report.get("teacher"):
         verb = "The teacher started from" if role == "student" else "Started from"
         parts.append(f"{verb} `{teacher}`.")
+    if role == "student" and (length := report.get("seq_len")):
+        parts.append(f"It was trained on sequences of {length} tokens; use it up to that length.")
     if vocabulary := report.get("vocabulary"):
         added = vocabulary.get("added")
         learned = f", {number(added)} of them learned from the corpus" if added is not None else ""
@@ -76,6 +81,27 @@ def model_card(
     parts += ["## Measured results", "", _section(report, ("mlm_loss", "evaluation"))]
     parts += ["## Loading", "", _LOAD_EXBERT if architecture == "exbert" else _LOAD_PLAIN]
     return "\n".join(parts) + "\n"
+
+
+def record_evaluation(model: Path, name: str, scores: Mapping[str, Any]) -> None:
+    """Add an evaluation to the report and the card of the run that `model` belongs to, if it does to one.
+
+    Args:
+        model: the folder student/ or teacher/ of a run; others are left alone.
+        name: what was measured, such as "ner NCBI-disease".
+        scores: single numbers and texts.
+    """
+    file = model.parent / "report.json"
+    if model.name not in ("student", "teacher") or not file.is_file():
+        return
+    report = json.loads(file.read_text(encoding="utf-8"))
+    report.setdefault("evaluation", {}).setdefault(model.name, {})[name] = dict(scores)
+    write_report(model.parent, report)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    role: Literal["student", "teacher"] = "student" if model.name == "student" else "teacher"
+    card = model_card(report, role=role, architecture="bert" if config["model_type"] == "bert" else "exbert")
+    with atomic_write(model / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
 
 
 def _file(entry: Any) -> tuple[str, str]:

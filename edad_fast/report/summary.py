@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,6 +70,16 @@ def _show(key: str, name: str, value: Any) -> str:
 def summary_table(report: Mapping[str, Any]) -> str:
     """The summary as an aligned table for the terminal."""
     return format_table(["", "value"], summary_rows(report))
+
+
+def earlier_evaluation(output_dir: str | Path, config_hash: str) -> dict[str, Any]:
+    """The evaluation results in the report.json of `output_dir`, if it is of the same configuration."""
+    try:
+        report = json.loads((Path(output_dir) / "report.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    same = isinstance(report, dict) and report.get("config_hash") == config_hash
+    return dict(report.get("evaluation", {})) if same else {}
 
 
 def write_report(output_dir: str | Path, report: Mapping[str, Any]) -> Path:

@@ -29,7 +29,7 @@ def earlier_result(file: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | No
         raise _foreign(file) from error
     if different:
         raise InputError(
-            f"{file}: holds results with another {', '.join(different).replace('_', ' ')}; "
+            f"{file}: holds results with other {', '.join(different).replace('_', ' ')}; "
             "name another --output_dir, or give --overwrite to discard them"
         )
     return found

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .device import autocast
 
 # One timing covers at least this long, so that the clock and the scheduler do not show.
@@ -40,12 +41,21 @@ def measure_speed(
         For each model: parameters, embedding_parameters (the word table), sentences_per_second (medians over
         `repeats` of batches of `batch_size` sentences of `length` tokens), latency_ms (one sentence), and
         sentences_per_second_range and latency_ms_range (lowest and highest).
+
+    Raises:
+        InputError: `length` is above the position table of a model (it is named).
     """
     encoders = {name: _encoder(model).to(device).eval() for name, model in models.items()}
+    for name, encoder in encoders.items():
+        if length > encoder.config.max_position_embeddings:
+            raise InputError(
+                f"sentences of {length} tokens are longer than the {encoder.config.max_position_embeddings} "
+                f"positions of the {name}; give a --seq_len that all models can take"
+            )
     generator = torch.Generator().manual_seed(0)
     batch, single = {}, {}
     for name, encoder in encoders.items():
-        shape = (batch_size, min(length, encoder.config.max_position_embeddings))
+        shape = (batch_size, length)
         ids = torch.randint(0, encoder.config.vocab_size, shape, generator=generator).to(device)
         batch[name], single[name] = ids, ids[:1]
     throughput = _interleaved(encoders, batch, device, precision, repeats)
