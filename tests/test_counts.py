@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,8 +84,29 @@ def test_a_mapping() -> None:
     made = WordCounts({"b": 2, "a": 1, "z" * 101: 4})
     assert (dict(made), made.long_words, made.total_words) == ({"a": 1, "b": 2}, 4, 7)
     assert made == {"a": 1, "b": 2}
-    with pytest.raises(InputError, match="word counts"):
-        WordCounts({"a": 0})
+    for bad, message in [
+        ({"a": 0}, "the count of 'a' is 0; give 1 or more"),
+        ({"a": 1.5}, "the count of 'a' is 1.5; give a whole number"),
+        ({"a": True}, "the count of 'a' is True"),
+        ({"a": 2**63}, "the count of 'a' is 9223372036854775808"),
+        ({"x" * 101: 2**62, "x" * 102: 2**62}, "words of more than 100 characters is 9223372036854775808"),
+        ({3: 1}, "the word 3 is not a str"),
+        ({"\ud800": 1}, "surrogates not allowed"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            WordCounts(bad)  # type: ignore[arg-type]
+    assert WordCounts({"a": np.int64(3)}) == {"a": 3}  # type: ignore[dict-item]
+
+
+def test_texts_that_are_none() -> None:
+    with pytest.raises(InputError, match="documents is of type str; give a list of str"):
+        WordCounts.from_documents("one text")
+    with pytest.raises(InputError, match="documents is of type int"):
+        WordCounts.from_documents(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"documents\[1025\] is not a str"):
+        WordCounts.from_documents(["a"] * 1025 + [None])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"n_threads is -2; give 1 or more$"):
+        WordCounts.from_documents(["a"], n_threads=-2)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])

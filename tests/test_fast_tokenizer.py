@@ -21,7 +21,13 @@ from toy_vocabulary import CASED_TEXT, HARD, TEXT, TINY, write_base
 from transformers import BatchEncoding, BertTokenizerFast, DataCollatorWithPadding
 
 from edad_fast.errors import InputError
-from edad_fast.vocabulary import FastWordPieceTokenizer, encode_documents, load_tokenizer, save_tokenizer
+from edad_fast.vocabulary import (
+    FastWordPieceTokenizer,
+    build_vocabulary,
+    encode_documents,
+    load_tokenizer,
+    save_tokenizer,
+)
 
 PIECES = [
     *TINY,
@@ -266,7 +272,7 @@ def test_vocabulary_methods(both: tuple[FastWordPieceTokenizer, Any]) -> None:
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=600, deadline=None, derandomize=False, print_blob=True)
 @given(
     text=st.text(
         st.one_of(
@@ -302,6 +308,55 @@ def test_real_text(shared: Path) -> None:
 # What comes back
 
 
+def answers(result: Any, row: int, tokens: int, characters: int) -> list[Any]:
+    """What a BatchEncoding says of every token, word and character of a row, and of some behind its end."""
+    words = [number for number in result.word_ids(row) if number is not None]
+    found: list[Any] = [
+        [method(row, number) for number in range(tokens + 2)]
+        for method in (result.token_to_sequence, result.token_to_word, result.token_to_chars)
+    ]
+    most = max(words, default=0)
+    for sequence in range(result.n_sequences):
+        found += [result.word_to_tokens(row, n, sequence_index=sequence) for n in range(most)]
+        found += [result.char_to_token(row, n, sequence_index=sequence) for n in range(characters)]
+        found += [result.char_to_word(row, n, sequence_index=sequence) for n in range(characters)]
+    found += [result.word_to_chars(row, n) for n in sorted(set(words)) if result.word_to_tokens(row, n)]
+    return found
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_from_tokens_to_words_and_characters_and_back(
+    both: tuple[FastWordPieceTokenizer, Any], pair: bool, side: Any
+) -> None:
+    options: dict[str, Any] = {
+        "padding": True, "truncation": True, "max_length": 24, "padding_side": side,
+        "return_overflowing_tokens": True, "stride": 2,
+    }  # fmt: skip
+    texts = [SHORT[:6], SHORT[5::-1]] if pair else [SHORT]
+    ours, theirs = (tokenizer(*texts, **options) for tokenizer in both)
+    for row, encoding in enumerate(theirs.encodings):
+        expected = answers(theirs, row, len(encoding.ids), 60)
+        assert answers(ours, row, len(encoding.ids), 60) == expected
+        assert ours.words(row) == theirs.word_ids(row)
+
+
+def test_places_by_number_alone_and_from_the_end(fast: FastWordPieceTokenizer) -> None:
+    result = fast(["the treating", "a"], padding=True)
+    assert result.token_to_word(2) == result.token_to_word(0, 2) == result.token_to_word(-2, -3) == 1
+    assert result.token_to_chars(2) == result.token_to_chars(0, 2) == (4, 9)
+    assert result.word_to_tokens(1) == (2, 4)
+    assert result.word_to_chars(1) == (4, 12)
+    assert (result.char_to_token(11), result.char_to_word(11), result.char_to_token(3)) == (3, 1, None)
+    for absent in (result.word_to_tokens(1, 1), result.word_to_chars(7), result.token_to_word(-2, 0)):
+        assert absent is None
+    assert result.word_to_tokens(-1) is None
+    with pytest.raises(IndexError, match="row 2 of 2"):
+        result.token_to_word(2, 0)
+    with pytest.raises(KeyError, match=r"0: rows have no tokenizers.Encoding here; take tokens\(0\)"):
+        result[0]
+
+
 def test_result_is_a_batch_encoding(fast: FastWordPieceTokenizer) -> None:
     result = fast(["the treating", "a"], padding=True, return_tensors="pt")
     assert isinstance(result, BatchEncoding)
@@ -312,6 +367,7 @@ def test_result_is_a_batch_encoding(fast: FastWordPieceTokenizer) -> None:
         result.word_ids(2)
     copy = pickle.loads(pickle.dumps(fast(["the treating", "a"], padding=True, return_tensors="pt")))
     assert copy.word_ids() == words
+    assert copy.token_to_chars(2) == (4, 9)
     assert torch.equal(copy["input_ids"], result["input_ids"])
     features = [dict(fast(text)) for text in ("the treating", "a")]
     collated = DataCollatorWithPadding(peer(PIECES))(features)
@@ -503,6 +559,14 @@ def test_documents_are_text_throughout(fast: FastWordPieceTokenizer) -> None:
             {"max_length": 9, "truncation": True, "padding": True, "pad_to_multiple_of": 8},
             "max_length 9 is no multiple of pad_to_multiple_of 8",
         ),
+        (["a"], {"stride": -1}, "stride is -1; give 0 or more"),
+        (["a"], {"stride": 1.5}, "stride is 1.5; give a whole number"),
+        (["a"], {"max_length": -1}, "max_length is -1; give 0 or more"),
+        (["a"], {"pad_to_multiple_of": 0, "padding": True}, "pad_to_multiple_of is 0; give 1 or more"),
+        (["a"], {"pad_to_multiple_of": -8}, "pad_to_multiple_of is -8"),
+        (["secret"], {"n_threads": -2}, "n_threads is -2; give 1 or more$"),
+        (["secret"], {"n_threads": 2**70}, "n_threads is 1180591620717411303424; give 4096 or less$"),
+        (["secret"], {"n_threads": "2"}, "n_threads is '2'; give a whole number$"),
         (["a"], {"text_pair": ["b", "c"]}, "text_pair is 2 texts, text has 1 texts"),
         (["a"], {"text_pair": "b"}, "text_pair is one str"),
         ([("a", "b"), "c"], {}, r"text\[1\] is no pair of texts"),
@@ -515,7 +579,64 @@ def test_bad_calls(fast: FastWordPieceTokenizer, texts: Any, options: Any, messa
         fast(texts, **options)
 
 
+def test_a_dictionary_goes_by_id() -> None:
+    theirs = peer(PIECES)
+    shuffled = dict(sorted(theirs.get_vocab().items(), reverse=True))
+    assert list(shuffled) != PIECES
+    ours = FastWordPieceTokenizer(shuffled)
+    assert ours.pieces == PIECES
+    assert ours.encode(TEXT) == theirs.encode(TEXT)
+    assert ours.with_pieces(shuffled).pieces == PIECES
+    for ids, message in [
+        ({"[UNK]": 0, "a": 2}, "the id of 'a' is 2; 2 pieces have the ids 0 to 1, without a gap"),
+        ({"[UNK]": 0, "a": -1}, "the id of 'a' is -1"),
+        ({"[UNK]": 0, "a": 0}, r"'\[UNK\]' and 'a' both have the id 0"),
+        ({"[UNK]": 0, "a": "1"}, "the id of 'a' is '1'; give a whole number"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            FastWordPieceTokenizer(ids)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [1, 5, 20, 150])
+def test_longest_word_as_the_model_says(limit: int) -> None:
+    theirs = peer(PIECES)
+    theirs.backend_tokenizer.model.max_input_chars_per_word = limit
+    ours = FastWordPieceTokenizer.from_tokenizer(theirs)
+    texts = ["a" * n for n in (1, 19, 20, 21, 99, 100, 101, 149, 150, 151)] + ["É" * n for n in (20, 21)]
+    compare((ours, theirs), texts)
+    with pytest.raises(InputError, match=rf"max_input_chars_per_word is {limit}; .* BERT's 100"):
+        build_vocabulary(theirs, [], size=10_000)
+
+
+def test_models_that_are_none_of_berts() -> None:
+    from tokenizers.models import WordPiece
+
+    ids = {piece: number for number, piece in enumerate(PIECES)}
+    theirs = peer(PIECES)
+    theirs.backend_tokenizer.model = WordPiece(ids, unk_token="[UNK]", continuing_subword_prefix="@@")
+    with pytest.raises(InputError, match="continuation pieces start with '@@', not '##'"):
+        FastWordPieceTokenizer.from_tokenizer(theirs)
+    theirs = peer(PIECES)
+    theirs.backend_tokenizer.model = WordPiece(ids, unk_token="the")
+    with pytest.raises(InputError, match=r"unk_token is '\[UNK\]', but its WordPiece model gives 'the'"):
+        FastWordPieceTokenizer.from_tokenizer(theirs)
+    theirs.unk_token = None
+    ours = FastWordPieceTokenizer.from_tokenizer(theirs)
+    assert ours.encode("\u20ac") == theirs.encode("\u20ac") == [2, PIECES.index("the"), 3]
+
+
 def test_bad_vocabularies(tmp_path: Path) -> None:
+    for vocabulary, message in [
+        (["[UNK]", "a\ud800"], "piece 1 holds half of a surrogate pair at character 1"),
+        (["[UNK]", 3], "piece 1 is 3, not a str"),
+        (3, "the vocabulary is 3; give a list of pieces"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            FastWordPieceTokenizer(vocabulary)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="lowercase is 'false'; give True or False"):
+        FastWordPieceTokenizer(TINY, lowercase="false")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="n_threads is 0"):
+        FastWordPieceTokenizer(TINY, n_threads=0)
     with pytest.raises(InputError, match=r"no \[UNK\]"):
         FastWordPieceTokenizer(["a"])
     with pytest.raises(InputError, match="'a' appears twice"):

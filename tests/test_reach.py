@@ -126,11 +126,13 @@ def test_what_normalisation_has_done_it_leaves_alone(normalization: Normalizatio
 
 def test_published_vocabulary(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published, base = shared / "data/vocab/exbert_vocab.txt", shared / "data/models/minilm-l6-h384-uncased"
+    # 2,782 rows behind the base are of no use: one is an empty line, 2,781 no text produces.
     flags = ["--check", str(published), "--base", str(base), "--output_dir", str(tmp_path)]
     assert vocab.main(flags) == 0
     shown = capsys.readouterr().out
     assert "unreachable         3,118" in shown
     assert "2,781 of them behind the 30,522 pieces" in shown
+    assert "empty lines         1 (line 30,523), counted as [unused] rows" in shown
     assert "undecided           0" in shown
     lines = (tmp_path / "unreachable.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 3118

@@ -9,8 +9,8 @@ import torch
 from toy_vocabulary import write_base
 from transformers import BertConfig, BertForMaskedLM
 
-from edad_fast import vocab
 from edad_fast.config import parse_config
+from edad_fast.vocabulary.command import build_parser
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -56,5 +56,7 @@ def test_the_tokenizer(tmp_path: Path) -> None:
 
 
 def test_the_vocabulary_command_has_known_options() -> None:
-    command = _block("bash", "edad_fast.vocab").split("edad_fast.vocab", 1)[1]
-    assert vocab.build_parser().parse_args(command.replace("'", "").split()).size == "auto"
+    command = _block("bash", "--size auto").split("edad_fast.vocab", 1)[1]
+    assert build_parser().parse_args(command.replace("'", "").split()).size == "auto"
+    command = _block("bash", "--check").split("edad_fast.vocab", 1)[1]
+    assert build_parser().parse_args(command.split()).base == "bert-base-uncased"

@@ -77,6 +77,10 @@ def test_automatic_vocabulary_size(inputs: Path, tmp_path: Path) -> None:
     added = json.loads((out / "report.json").read_text())["vocabulary"]["added"]
     assert added > 0
     assert added % 5 == 0
+    report = json.loads((out / "vocabulary/report.json").read_text())
+    assert (report["pieces"]["new"], report["criterion"]) == (added, "likelihood")
+    assert report["automatic"][-1]["size"] == report["pieces"]["all"]
+    assert (out / "vocabulary/plots/curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("method", ["edad", "adapt_then_distill", "general_distillation"])

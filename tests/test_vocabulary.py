@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from edad_fast import vocab
 from edad_fast.errors import InputError
 from edad_fast.vocabulary import (
+    Learning,
     build_tokenizer,
     build_vocabulary,
     decompose,
@@ -39,6 +40,8 @@ def test_vocab_file_round_trip(tmp_path: Path) -> None:
     assert read_vocab(tmp_path / "vocab.txt") == pieces
     (tmp_path / "crlf.txt").write_bytes(b"a\r\nb\r\n")
     assert read_vocab(tmp_path / "crlf.txt") == ["a", "b"]
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbf\n")
+    assert read_vocab(tmp_path / "mark.txt") == ["a", "\ufeff"]
 
 
 @pytest.mark.parametrize(
@@ -224,9 +227,39 @@ def test_reused_and_padded_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     pieces = read_vocab(tmp_path / "out/vocab.txt")
     assert len(pieces) == 128
-    assert f"5 new + {128 - len(general) - 3} padding, 2 of them in [unused] rows" in shown
+    assert (
+        f"128 = {len(general)} general + 3 new + {125 - len(general)} padding; 2 new ones in [unused] rows"
+        in shown
+    )
     assert pieces[5] != "[unused0]"
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 128
+
+
+@pytest.mark.parametrize("rows", [3, 200])
+def test_unused_rows_are_filled_at_the_size_of_the_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: int
+) -> None:
+    """With 200 rows the text runs out first: the pieces there are go in, and the size is kept."""
+    general = [*TINY[:5], *(f"[unused{number}]" for number in range(rows)), *TINY[5:]]
+    write_vocab(tmp_path / "base.txt", general)
+    (tmp_path / "c.txt").write_text(TEXT)
+    flags = ["--base", str(tmp_path / "base.txt"), "--corpus", str(tmp_path / "c.txt"), "--reuse_unused"]
+    size = ["--size", str(len(general)), "--output_dir", str(tmp_path / "out")]
+    assert vocab.main([*flags, *size]) == 0
+    pieces = read_vocab(tmp_path / "out/vocab.txt")
+    assert [pieces[:5], pieces[5 + rows :]] == [general[:5], general[5 + rows :]]
+    added = [piece for piece in pieces[5 : 5 + rows] if not piece.startswith("[unused")]
+    assert added == pieces[5 : 5 + len(added)]
+    assert len(added) == 3 if rows == 3 else 10 < len(added) < 200
+    produced = {piece for word in counts_of(TEXT) for piece in greedy(word, set(pieces))}
+    assert produced.issuperset(added)
+    shown = capsys.readouterr().out
+    assert f"{len(general)} = {len(general)} general + 0 new; {len(added)} new ones in [unused] rows" in shown
+    assert f"size                {'size asked for' if rows == 3 else 'all useful pieces'}" in shown
+    base = load_tokenizer(tmp_path / "base.txt")
+    learning = Learning(reuse_unused=True)
+    merged = build_vocabulary(base, [tmp_path / "c.txt"], size=len(general), learning=learning)
+    assert merged.pieces == pieces
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,17 @@ from .. import _native
 from ..corpus import EncodingErrors
 from ..corpus.files import Source
 from ..errors import InputError
+from .checks import LARGEST, MOST_ROWS, as_pieces, check_int
 from .counts import WordCounts
 from .fast_tokenizer import FastWordPieceTokenizer
 from .learning import Learning
 from .merged import MergedVocabulary
-from .normalization import MAX_WORD_CHARACTERS, Normalization
+from .normalization import MAX_WORD_CHARACTERS, Normalization, check_word_limit
 from .reach import find_unreachable
 from .tokenizer import read_vocab, vocabulary_of
 
 Size = int | Literal["auto"]
+Vocabulary = Sequence[str] | Mapping[str, int]
 UNKNOWN = "[UNK]"
 PREFIX = "##"
 
@@ -77,7 +79,7 @@ def learn_wordpieces(
             are never among them.
 
     Raises:
-        InputError: an option out of range.
+        InputError: an option out of range, or counts whose characters exceed 64 bits.
     """
     learning = Learning(criterion, min_frequency, limit_alphabet, max_piece_characters)
     return _learn(_as_counts(counts), size, learning, progress)
@@ -85,30 +87,46 @@ def learn_wordpieces(
 
 def _learn(counts: WordCounts, size: int, learning: Learning, progress: bool) -> list[str]:
     learning.check()
-    if size < 0:
-        raise InputError(f"size is {size}; give 0 or more")
+    check_int("size", size, 0)
+    _check_total(counts)
     with _bar("learning", progress) as show:
-        pieces, _ = _native.learn(
-            counts.native,
-            size,
-            learning.criterion,
-            learning.min_frequency,
-            learning.max_piece_characters,
-            learning.limit_alphabet,
-            prefix=PREFIX,
-            max_word_chars=MAX_WORD_CHARACTERS,
-            progress=show,
-        )
+        try:
+            pieces, _ = _native.learn(
+                counts.native,
+                size,
+                learning.criterion,
+                learning.min_frequency,
+                learning.max_piece_characters,
+                learning.limit_alphabet,
+                prefix=PREFIX,
+                max_word_chars=MAX_WORD_CHARACTERS,
+                progress=show,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"no pieces can be learned from the word counts: {error}") from error
     return pieces
 
 
-def piece_counts(pieces: Sequence[str], counts: Mapping[str, int]) -> NDArray[np.int64]:
+def _check_total(counts: WordCounts) -> None:
+    """Raise InputError if the characters of all words, repetitions included, exceed 64 bits."""
+    if counts.total_words > LARGEST // MAX_WORD_CHARACTERS:
+        characters = sum(len(word) * count for word, count in counts.items()) + counts.long_words
+        if characters > LARGEST:
+            raise InputError(
+                f"the counted words have {characters} characters in all, more than {LARGEST}; "
+                "divide the counts by a common factor"
+            )
+
+
+def piece_counts(pieces: Vocabulary, counts: Mapping[str, int]) -> NDArray[np.int64]:
     """Return how often each piece occurs in the segmentation of the counted words: int64 [len(pieces)].
 
     Raises:
-        InputError: `pieces` has no [UNK].
+        InputError: `pieces` has no [UNK], or the words have too many characters for 64 bits.
     """
+    pieces = as_pieces(pieces)
     table = _as_counts(counts)
+    _check_total(table)
     ids, offsets = _segmenter(pieces).segment(list(table))
     result = np.zeros(len(pieces), np.int64)
     np.add.at(result, ids, np.repeat(table.counts_array(), np.diff(offsets)))
@@ -128,6 +146,7 @@ def _segmenter(pieces: Sequence[str]) -> _native.Segmenter:
 
 
 def _check_size(general: Sequence[str], size: int) -> None:
+    check_int("vocabulary size", size, 0, MOST_ROWS)
     if size < len(general):
         raise InputError(
             f"vocabulary size {size} is below the general vocabulary's {len(general)} pieces, "
@@ -147,6 +166,7 @@ def _merge(
     learning.check()
     _check_size(general, learning.max_size if size == "auto" else size)
     unknown = _unknown(general)
+    _check_total(counts)
     with _bar("merging", progress) as show:
         try:
             found = _native.merge(
@@ -164,13 +184,13 @@ def _merge(
                 max_chars=MAX_WORD_CHARACTERS,
                 progress=show,
             )
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise InputError(f"the vocabularies cannot be merged: {error}") from error
-    return MergedVocabulary.of(found)
+    return MergedVocabulary.of(found, counts)
 
 
 def merge_vocabularies(
-    general: Sequence[str],
+    general: Vocabulary,
     domain: Sequence[str],
     counts: Mapping[str, int],
     *,
@@ -190,7 +210,7 @@ def merge_vocabularies(
         InputError: `size` is below the general vocabulary, or `domain` does not hold enough useful pieces.
     """
     learning = Learning(reuse_unused=reuse_unused, pad_to_multiple=pad_to_multiple)
-    merged = _merge(general, domain, _as_counts(counts), size, learning)
+    merged = _merge(as_pieces(general), as_pieces(domain), _as_counts(counts), size, learning)
     if merged.end == "candidates" and _rows(merged) < size:
         raise _too_large(merged, size)
     return merged
@@ -201,14 +221,18 @@ def _rows(merged: MergedVocabulary) -> int:
 
 
 def _too_large(merged: MergedVocabulary, size: int) -> InputError:
+    rows = _rows(merged)
+    taken = sum(row < merged.general_size for row in merged.added_rows)
+    reused = f", {taken} of them [unused] rows with new pieces," if taken else ""
     return InputError(
-        f"vocabulary size {size} is more than the corpus supports: {_rows(merged)} pieces "
-        f"({merged.general_size} general and {len(merged.added)} new); give at most that, or more text"
+        f"vocabulary size {size} is more than the corpus supports: {rows} pieces "
+        f"({merged.general_size} general{reused} and {rows - merged.general_size} new); "
+        "give at most that, or more text"
     )
 
 
 def extend_vocabulary(
-    general: Sequence[str],
+    general: Vocabulary,
     counts: Mapping[str, int],
     size: Size,
     *,
@@ -219,22 +243,27 @@ def extend_vocabulary(
 
     Args:
         size: pieces before padding, or `auto` (see `Learning`). Where text runs out before `auto` is content,
-            all useful pieces there are are taken; `MergedVocabulary.end` says so.
+            all useful pieces there are are taken; `MergedVocabulary.end` says so. With `reuse_unused` the
+            general vocabulary's own size, too, asks for pieces: as many as it has rows [unusedN], or fewer
+            where text runs out.
 
     Raises:
         InputError: `size` is below the general vocabulary or more than the corpus supports; an option out of
             range.
     """
     learning = learning or Learning()
-    table = _as_counts(counts)
+    learning.check()
+    pieces, table = as_pieces(general), _as_counts(counts)
+    _check_size(pieces, learning.max_size if size == "auto" else size)
     wanted = max(learning.max_size if size == "auto" else size, 1)
+    grows = size == "auto" or size > len(pieces) or learning.reuse_unused
     while True:
-        learned = _learn(table, wanted, learning, progress) if size == "auto" or size > len(general) else []
-        merged = _merge(general, learned, table, size, learning, progress)
-        if merged.end != "candidates" or _rows(merged) == size:
+        learned = _learn(table, wanted, learning, progress) if grows else []
+        merged = _merge(pieces, learned, table, size, learning, progress)
+        if merged.end != "candidates":
             return merged
         if len(learned) < wanted:
-            if size == "auto":
+            if size == "auto" or _rows(merged) == size:
                 return merged
             raise _too_large(merged, size)
         wanted *= 2
@@ -286,10 +315,11 @@ def build_vocabulary(
     general = vocabulary_of(base_tokenizer)
     if vocab_file is not None:
         return _ready_vocabulary(base_tokenizer, general, vocab_file)
-    if size is None or size == len(general):
-        return MergedVocabulary.ready(general, len(general))
     learning = learning or Learning()
+    if size is None or (size == len(general) and not learning.reuse_unused):
+        return MergedVocabulary.ready(general, len(general))
     learning.check()
+    check_word_limit(base_tokenizer)
     _check_size(general, learning.max_size if size == "auto" else size)
     counts = count_words(
         base_tokenizer,
@@ -333,12 +363,13 @@ def _ready_vocabulary(
     return MergedVocabulary.ready(pieces, len(general))
 
 
-def decompose(added: Sequence[str], general: Sequence[str]) -> list[list[int]]:
+def decompose(added: Sequence[str], general: Vocabulary) -> list[list[int]]:
     """Return for each new piece the ids of the general pieces that it splits into.
 
     Their mean is where its embedding starts. A piece "##x" is split as the inside of a word. A piece that the
     general vocabulary cannot spell gives the single id of [UNK]; no list is empty.
     """
+    general = as_pieces(general)
     segmenter = _segmenter(general)
     result: list[list[int]] = [[] for _ in added]
     for continuation in (False, True):

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .encoded_batch import EncodedBatch
+from .checks import MOST_ROWS, check_int
+from .encoded_batch import Details, EncodedBatch
 from .rows import Ints, Layout, Side, Truncation, cut_rows
 from .text_input import as_texts, is_arrow
 
@@ -46,7 +47,7 @@ class Call:
         """Kind of padding, kind of truncation and length, after the rules of transformers.
 
         Raises:
-            InputError: an unknown value, or a length that is no multiple.
+            InputError: an unknown value, a number out of range, or a length that is no multiple.
         """
         truncation: Any = self.truncation
         if truncation is None and self.max_length is not None and self.padding is False:
@@ -68,14 +69,16 @@ class Call:
             padding = "do_not_pad" if padding == "max_length" else padding
         elif length is None and (truncation or padding == "max_length"):
             length = model_max_length
-        multiple = self.pad_to_multiple_of
+        check_int("stride", self.stride, 0)
+        if length is not None:
+            length = check_int("max_length", length, 0)
+        if (multiple := self.pad_to_multiple_of) is not None:
+            multiple = check_int("pad_to_multiple_of", multiple, 1, MOST_ROWS)
         if truncation and padding != "do_not_pad" and multiple and length is not None and length % multiple:
             raise InputError(
                 f"max_length {length} is no multiple of pad_to_multiple_of {multiple}; rows are cut to the "
                 "one and padded to the other"
             )
-        if length is not None and length < 0:
-            raise InputError(f"max_length is {length}; give 0 or more")
         return padding, truncation, length
 
 
@@ -186,11 +189,11 @@ def encode_call(
     if call.return_offsets_mapping:
         flat["offset_mapping"] = place(2, 0, 0, 0)
 
-    def details() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def details() -> Details:
         nonlocal first, second
         if len(first) == 2:
             first, second = encoded(True)
-        return place(3, -1, -1, -1), layout.sequences()
+        return Details(place(3, -1, -1, -1), layout.sequences(), place(2, 0, 0, 0))
 
     data = _shaped(flat, layout.bounds, call.return_tensors is not None)
     if call.return_length:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..corpus import Document, EncodingErrors, expand_globs, iter_documents, ite
 from ..corpus.files import Source
 from ..errors import InputError
 from ..files import atomic_write
+from .checks import LARGEST, MOST_MIB, check_int, check_threads, shown
 from .file_input import ahead
 from .normalization import MAX_WORD_CHARACTERS, Normalization
 
@@ -41,14 +43,23 @@ class WordCounts(Mapping[str, int]):
     Args:
         counts: words and their counts, above 0.
         normalization: how the words were made; None: not recorded.
+
+    Raises:
+        InputError: a word is not a str, a count no whole number above 0, or the total exceeds 64 bits.
     """
 
     def __init__(
         self, counts: Mapping[str, int] | None = None, *, normalization: Normalization | None = None
     ) -> None:
         items = dict(counts or {})
+        for word, count in items.items():
+            if not isinstance(word, str):
+                raise InputError(f"no table of word counts: the word {shown(word)} is not a str")
+            if type(count) is not int or not 0 < count <= LARGEST:
+                check_int(f"word counts: the count of {shown(word)}", count, 1)
         kept = [word for word in items if len(word) <= MAX_WORD_CHARACTERS]
-        long_words = sum(count for word, count in items.items() if len(word) > MAX_WORD_CHARACTERS)
+        long_words = sum(int(count) for word, count in items.items() if len(word) > MAX_WORD_CHARACTERS)
+        check_int("word counts: the count of words of more than 100 characters", long_words, 0)
         try:
             table = np.array([items[word] for word in kept], np.int64)
             self.native = _native.WordCounts.from_items(kept, table, long_words)
@@ -130,17 +141,24 @@ class WordCounts(Mapping[str, int]):
             progress: show a bar in characters.
 
         Raises:
-            InputError: a text holds half of a surrogate pair (mode hf).
+            InputError: one str instead of several, or what is no text; a text holds half of a surrogate pair
+                (mode hf).
         """
+        if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+            raise InputError(f"documents is of type {type(documents).__name__}; give a list of str")
+        check_threads(n_threads)
         normalization = normalization or Normalization(lowercase=lowercase)
         counter = _native.WordCounter(**normalization.options())
-        texts = (document if isinstance(document, str) else document.text for document in documents)
+        texts = (document.text if isinstance(document, Document) else document for document in documents)
         with tqdm(desc="counting words", unit="ch", unit_scale=True, disable=not progress) as bar:
+            number = 0
             while batch := list(islice(texts, _DOCUMENTS)):
                 try:
                     counter.add(batch, n_threads)
-                except ValueError as error:
-                    raise InputError(f"the texts cannot be counted: {error}") from error
+                except (TypeError, ValueError) as error:
+                    message = _renumbered(str(error), number)
+                    raise InputError(f"the texts cannot be counted: {message}") from error
+                number += len(batch)
                 bar.update(sum(map(len, batch)))
         return cls._of(counter.finish(), normalization)
 
@@ -168,9 +186,10 @@ class WordCounts(Mapping[str, int]):
         Raises:
             InputError: as `iter_documents`.
         """
+        check_int("max_line_mib", max_line_mib, 1, MOST_MIB)
         files = expand_globs([sources] if isinstance(sources, (str, os.PathLike)) else list(sources))
         normalization = normalization or Normalization(lowercase=lowercase)
-        threads = usable_cpus() if n_threads is None else n_threads
+        threads = usable_cpus() if n_threads is None else check_threads(n_threads)
         counter = _native.WordCounter(**normalization.options())
         blocks = iter_text_blocks(
             files, text_field=text_field, encoding_errors=encoding_errors, max_line_mib=max_line_mib
@@ -243,6 +262,11 @@ class WordCounts(Mapping[str, int]):
             return cls._of(_native.WordCounts.merge([table.native for table in tables]), first)
         except ValueError as error:
             raise InputError(f"the word counts cannot be merged: {error}") from error
+
+
+def _renumbered(message: str, first: int) -> str:
+    """The native core's "texts[i]" of a batch as "documents[first + i]"."""
+    return re.sub(r"\btexts\[(\d+)\]", lambda found: f"documents[{first + int(found[1])}]", message)
 
 
 def _restore(

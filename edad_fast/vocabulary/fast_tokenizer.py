@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from .._native import Encoder
 from ..errors import InputError
 from .call import Call, encode_call
+from .checks import check_threads
 from .encoded_batch import EncodedBatch
 from .file_input import FileRows, encode_files
 from .lookup import PieceLookup
@@ -31,12 +32,14 @@ class FastWordPieceTokenizer(PieceLookup):
     It can be pickled and shared by threads, and used after a fork; the GIL is released while it works.
 
     Args:
-        vocabulary: pieces by id; a vocab.txt; or a directory or hub id of a tokenizer, whose files then say
-            what is not given here.
+        vocabulary: pieces by id, or a dictionary from piece to id; a vocab.txt; or a directory or hub id of a
+            tokenizer, whose files then say what is not given here.
         lowercase: uncased (True) or cased; None: what the directory says, for mere pieces uncased unless one
             of them has a capital letter.
         compat: `hf`: the installed `tokenizers`; `slow`: Google's original rules (they differ in rare
-            characters).
+            characters). The slow BertTokenizer of transformers 4 is not quite `slow`: it brings text
+            into NFC, and lower-cases character by character, so that a capital sigma at the end of a word
+            becomes a plain small sigma; Google's code does neither.
         strip_accents: None: as `lowercase`.
         handle_chinese_chars: each Chinese character is a word.
         clean_text: drop control characters.
@@ -53,7 +56,7 @@ class FastWordPieceTokenizer(PieceLookup):
 
     def __init__(
         self,
-        vocabulary: Sequence[str] | str | os.PathLike[str],
+        vocabulary: Sequence[str] | Mapping[str, int] | str | os.PathLike[str],
         lowercase: bool | None = None,
         compat: Compat = "hf",
         *,
@@ -92,7 +95,7 @@ class FastWordPieceTokenizer(PieceLookup):
             if side not in ("left", "right"):
                 raise InputError(f"{name} is {side!r}, not left or right")
         self.settings = settings
-        self.split_special_tokens, self.n_threads = split, n_threads
+        self.split_special_tokens, self.n_threads = split, check_threads(n_threads)
         self.padding_side, self.truncation_side = padding_side, truncation_side
         self._encoders: dict[bool, Encoder] = {}
         self._encoder(split)  # a bad vocabulary is found here
@@ -123,7 +126,7 @@ class FastWordPieceTokenizer(PieceLookup):
         )
         return result
 
-    def with_pieces(self, pieces: Sequence[str]) -> FastWordPieceTokenizer:
+    def with_pieces(self, pieces: Sequence[str] | Mapping[str, int]) -> FastWordPieceTokenizer:
         """A tokenizer that differs in its pieces only; the special tokens must be among them.
 
         Raises:
@@ -131,7 +134,7 @@ class FastWordPieceTokenizer(PieceLookup):
         """
         result = type(self).__new__(type(self))
         result._start(
-            self.settings.extended(list(pieces)),
+            self.settings.extended(pieces),
             self.split_special_tokens,
             self.padding_side,
             self.truncation_side,
@@ -216,8 +219,11 @@ class FastWordPieceTokenizer(PieceLookup):
             rows=rows,
             encoding_errors=encoding_errors,
             max_line_mib=max_line_mib,
-            n_threads=self.n_threads if n_threads is None else n_threads,
+            n_threads=self._threads(n_threads),
         )
+
+    def _threads(self, n_threads: int | None) -> int:
+        return self.n_threads if n_threads is None else check_threads(n_threads)
 
     def tokenize(self, text: str) -> list[str]:
         """Return the pieces of a text, without special tokens."""
@@ -231,7 +237,7 @@ class FastWordPieceTokenizer(PieceLookup):
     def _encode(self, texts: Any, n_threads: int | None, split: bool | None, *, details: bool) -> Any:
         """(ids, offsets) and with `details` also spans and words; flat."""
         encoder = self._encoder(split)
-        threads = self.n_threads if n_threads is None else n_threads
+        threads = self._threads(n_threads)
         try:
             if not is_arrow(texts):
                 method = encoder.encode_with_offsets if details else encoder.encode

@@ -13,6 +13,7 @@ from .._native import Encoder
 from ..corpus import EncodingErrors, expand_globs, is_plain_text, iter_file_blocks
 from ..corpus.files import Source
 from ..errors import InputError
+from .checks import MOST_MIB, check_int
 
 FileRows = Literal["file", "line"]
 # A block is cut into parts at line ends, which threads share.
@@ -52,6 +53,7 @@ def encode_files(
     """See `FastWordPieceTokenizer.encode_files`."""
     if rows not in ("file", "line"):
         raise InputError(f"rows is {rows!r}, not 'file' or 'line'")
+    check_int("max_line_mib", max_line_mib, 1, MOST_MIB)
     sources = expand_globs(list(paths))
     for source in sources:
         if not is_plain_text(source):

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InputError
+from .checks import MOST_ROWS, check_int, shown
 
 Criterion = Literal["frequency", "likelihood"]
+_LARGEST_MULTIPLE = 2**20  # so many rows may be filled up
 CRITERIA: tuple[Criterion, ...] = ("frequency", "likelihood")
 
 
@@ -45,16 +47,17 @@ class Learning:
             InputError: naming the first that cannot be used.
         """
         if self.criterion not in CRITERIA:
-            raise InputError(f"criterion {self.criterion!r} is unknown; there are: {', '.join(CRITERIA)}")
+            raise InputError(
+                f"criterion {shown(self.criterion)} is unknown; there are: {', '.join(CRITERIA)}"
+            )
+        check_int("min_frequency", self.min_frequency, 1)
         for name, least in (
-            ("min_frequency", 1),
             ("limit_alphabet", 1),
             ("max_piece_characters", 0),
             ("interval", 1),
             ("max_size", 1),
-            ("pad_to_multiple", 0),
         ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; give {least} or more")
-        if not 0.0 <= self.threshold < 1.0:
-            raise InputError(f"threshold is {self.threshold}; it must be 0 or more and below 1")
+            check_int(name, getattr(self, name), least, MOST_ROWS)
+        check_int("pad_to_multiple", self.pad_to_multiple, 0, _LARGEST_MULTIPLE)
+        if not (isinstance(self.threshold, (int, float)) and 0.0 <= self.threshold < 1.0):
+            raise InputError(f"threshold is {shown(self.threshold)}; it must be 0 or more and below 1")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .counts import WordCounts
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -50,6 +52,7 @@ class MergedVocabulary:
         counts: int64 [len(pieces)], how often each piece occurs in the corpus; None if nothing was counted.
         curve: the vocabulary's growth; None if nothing was counted.
         steps: of the automatic size: the sizes looked at, and `gains` of each over the one before.
+        words: the counted words that it was made for; None if nothing was counted.
         end: what ended the merge: `size`, `threshold`, `max_size` or `candidates`.
     """
 
@@ -63,6 +66,7 @@ class MergedVocabulary:
     steps: Curve | None = None
     gains: NDArray[np.float64] | None = None
     end: str = "size"
+    words: WordCounts | None = None
 
     @classmethod
     def ready(cls, pieces: list[str], general_size: int) -> MergedVocabulary:
@@ -70,7 +74,7 @@ class MergedVocabulary:
         return cls(pieces, general_size, range(general_size, len(pieces)))
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> MergedVocabulary:
+    def of(cls, found: dict[str, Any], words: WordCounts) -> MergedVocabulary:
         """From the native core's dictionary."""
         automatic = len(found["steps"]["size"]) > 0
         return cls(
@@ -84,6 +88,7 @@ class MergedVocabulary:
             Curve.of(found["steps"]) if automatic else None,
             found["steps"]["gain"] if automatic else None,
             found["end"],
+            words,
         )
 
     @property

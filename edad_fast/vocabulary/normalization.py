@@ -9,6 +9,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
+from .checks import shown
 
 Compat = Literal["hf", "slow"]
 MAX_WORD_CHARACTERS = 100
@@ -30,7 +31,11 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if self.compat not in ("hf", "slow"):
-            raise InputError(f"compat is {self.compat!r}; there are 'hf' and 'slow'")
+            raise InputError(f"compat is {shown(self.compat)}; there are 'hf' and 'slow'")
+        for name in ("lowercase", "strip_accents", "handle_chinese_chars", "clean_text"):
+            value = getattr(self, name)
+            if not (isinstance(value, bool) or (value is None and name == "strip_accents")):
+                raise InputError(f"{name} is {shown(value)}; give True or False")
         if self.strip_accents is None:
             object.__setattr__(self, "strip_accents", self.lowercase)
 
@@ -52,3 +57,16 @@ class Normalization:
 
     def __str__(self) -> str:
         return ", ".join(f"{key} {value}" for key, value in self.options().items())
+
+
+def check_word_limit(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise InputError if a tokenizer gives up words at another length than BERT's 100 characters.
+
+    Words are counted and pieces learned and proved under that limit; encoding takes any.
+    """
+    limit = getattr(tokenizer.backend_tokenizer.model, "max_input_chars_per_word", MAX_WORD_CHARACTERS)
+    if limit != MAX_WORD_CHARACTERS:
+        raise InputError(
+            f"the tokenizer's max_input_chars_per_word is {limit}; vocabularies are learned for BERT's "
+            f"{MAX_WORD_CHARACTERS}: set it to {MAX_WORD_CHARACTERS}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,17 @@ from transformers import PreTrainedTokenizerFast
 
 from .._native import Encoder
 from ..errors import InputError
+from .checks import as_pieces, check_int
 from .normalization import MAX_WORD_CHARACTERS, Normalization
-from .tokenizer import SPECIAL_DEFAULTS, is_cased, load_tokenizer, read_vocab, special_tokens, vocabulary_of
+from .tokenizer import (
+    SPECIAL_DEFAULTS,
+    check_bert,
+    is_cased,
+    load_tokenizer,
+    read_vocab,
+    special_tokens,
+    vocabulary_of,
+)
 
 _PLAIN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
@@ -36,9 +45,13 @@ class Settings:
     model_max_length: int = int(1e30)
 
     @classmethod
-    def from_pieces(cls, pieces: Sequence[str]) -> Settings:
-        """Of mere pieces: the usual special tokens, uncased unless a piece has a capital letter."""
-        held = list(pieces)
+    def from_pieces(cls, pieces: Sequence[str] | Mapping[str, int]) -> Settings:
+        """Of mere pieces: the usual special tokens, uncased unless a piece has a capital letter.
+
+        Raises:
+            InputError: see `as_pieces`.
+        """
+        held = as_pieces(pieces)
         known = set(held)
         special = {name: token for name, token in SPECIAL_DEFAULTS.items() if token in known}
         literals = tuple((token, True) for token in special.values())
@@ -63,12 +76,22 @@ class Settings:
             needs_literals: whether special tokens written in the text are to be found.
 
         Raises:
-            InputError: not BERT's model, normaliser, pre-tokeniser or special tokens around a text; tokens
-                outside the model; or a token that is found by other rules than as it stands.
+            InputError: not BERT's model, normaliser, pre-tokeniser or special tokens around a text; pieces
+                inside words that do not start with "##"; a model with another unknown token than the
+                tokenizer; tokens outside the model; or a token that is found by other rules than as it
+                stands.
         """
-        pieces = vocabulary_of(tokenizer)
         definition: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        check_bert(definition, tokenizer.name_or_path or "the tokenizer")
+        pieces = vocabulary_of(tokenizer)
         special = special_tokens(tokenizer)
+        if (unknown := definition["model"]["unk_token"]) != special["unk_token"]:
+            if tokenizer.unk_token is not None:
+                raise InputError(
+                    f"the tokenizer's unk_token is {special['unk_token']!r}, but its WordPiece model gives "
+                    f"{unknown!r}; set both to the same"
+                )
+            special["unk_token"] = unknown
         literals = []
         for token in definition["added_tokens"]:
             content = token["content"]
@@ -95,15 +118,18 @@ class Settings:
         if "lowercase" in given and "strip_accents" not in given:
             given["strip_accents"] = None  # it goes with lowercase
         normalization = dataclasses.replace(self.normalization, **given)
-        length = self.model_max_length if model_max_length is None else model_max_length
+        length = self.model_max_length
+        if model_max_length is not None:
+            length = check_int("model_max_length", model_max_length, 0, 10**60)
         return dataclasses.replace(self, normalization=normalization, model_max_length=length)
 
-    def extended(self, pieces: list[str]) -> Settings:
+    def extended(self, vocabulary: Sequence[str] | Mapping[str, int]) -> Settings:
         """A copy over other pieces with the same special tokens.
 
         Raises:
-            InputError: a special token is not among the pieces.
+            InputError: a special token is not among the pieces; or see `as_pieces`.
         """
+        pieces = as_pieces(vocabulary)
         known = set(pieces)
         tokens = [*self.special.values(), *(token for token, _ in self.literals)]
         if missing := [token for token in dict.fromkeys(tokens) if token not in known]:

@@ -94,13 +94,15 @@ def summary_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     corpus, pieces = report["corpus"], report["pieces"]
     tokens, fertility = report["tokens"], report["fertility"]
     change = 100.0 * (tokens["after"] / max(1, tokens["before"]) - 1.0)
-    extra = f", {pieces['in_unused_rows']:,} of them in [unused] rows" if pieces["in_unused_rows"] else ""
+    reused = pieces["in_unused_rows"]
+    behind = pieces["new"] - reused
+    extra = f"; {reused:,} new ones in [unused] rows" if reused else ""
     padding = f" + {pieces['padding']:,} padding" if pieces["padding"] else ""
     return [
         ("corpus", f"{corpus['words']:,} words, {corpus['distinct_words']:,} distinct"),
         (
             "pieces",
-            f"{pieces['all']:,} = {pieces['general']:,} general + {pieces['new']:,} new{padding}{extra}",
+            f"{pieces['all']:,} = {pieces['general']:,} general + {behind:,} new{padding}{extra}",
         ),
         ("size", _ENDS[report["end"]]),
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..errors import InputError
 from ..files import atomic_write, write_json
+from .checks import as_pieces
 
 _SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SPECIAL_DEFAULTS = {name: f"[{name.removesuffix('_token').upper()}]" for name in _SPECIAL_NAMES}
@@ -21,7 +22,9 @@ _RESERVED = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused\d+)\]")
 
 
 def read_vocab(path: str | os.PathLike[str], *, fill_empty: bool = False) -> list[str]:
-    """Read a vocab.txt: one piece a line, id = line number - 1. CRLF and a final newline are accepted.
+    """Read a vocab.txt: one piece a line, id = line number - 1.
+
+    CRLF, a final newline and a byte-order mark at the start are accepted.
 
     Args:
         fill_empty: an empty line n counts as [unused(n-1)] instead of being an error.
@@ -30,18 +33,7 @@ def read_vocab(path: str | os.PathLike[str], *, fill_empty: bool = False) -> lis
         InputError: unreadable, not UTF-8, no piece at all, an empty line or a duplicate (line numbers are
             named).
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); check the path of the vocabulary"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: invalid UTF-8 at byte {error.start}; a vocabulary is a UTF-8 text file"
-        ) from error
-    # Not splitlines(): a piece may be a character that it takes for a line end, such as U+2028.
-    pieces = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    pieces = _lines(path)
     seen: dict[str, int] = {}
     for number, piece in enumerate(pieces, start=1):
         if not piece and fill_empty:
@@ -59,10 +51,31 @@ def read_vocab(path: str | os.PathLike[str], *, fill_empty: bool = False) -> lis
     return pieces
 
 
-def write_vocab(path: str | os.PathLike[str], pieces: Sequence[str]) -> None:
+def empty_lines(path: str | os.PathLike[str]) -> list[int]:
+    """Numbers, from 1, of the empty lines of a vocab.txt."""
+    return [number for number, piece in enumerate(_lines(path), start=1) if not piece]
+
+
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+    try:
+        text = Path(path).read_bytes().decode("utf-8").removeprefix("\ufeff")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check the path of the vocabulary"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: invalid UTF-8 at byte {error.start}; a vocabulary is a UTF-8 text file"
+        ) from error
+    # Not splitlines(): a piece may be a character that it takes for a line end, such as U+2028.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def write_vocab(path: str | os.PathLike[str], pieces: Sequence[str] | Mapping[str, int]) -> None:
     """Write a vocab.txt, atomically."""
+    text = "".join(f"{piece}\n" for piece in as_pieces(pieces))
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _definition(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -91,7 +104,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     return {name: str(getattr(tokenizer, name) or SPECIAL_DEFAULTS[name]) for name in _SPECIAL_NAMES}
 
 
-def _check_bert(definition: dict[str, Any], source: str) -> None:
+def check_bert(definition: dict[str, Any], source: str) -> None:
+    """Raise InputError if a tokenizer.json is not that of a BERT; `source` names it."""
     kinds = {key: (definition.get(key) or {}).get("type") for key in ("model", "normalizer", "pre_tokenizer")}
     expected = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
     for key, kind in expected.items():
@@ -133,10 +147,25 @@ def _from_vocab(path: Path) -> PreTrainedTokenizerFast:
     return _wrap(json.loads(backend.to_str()), dict(SPECIAL_DEFAULTS), 512)
 
 
+def _hub_answers(name: str) -> bool:
+    """Whether the hub can be asked: one attempt, where loading would try for a minute before it gave up."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except HfHubHTTPError:
+        return True  # loading says what is wrong
+    except Exception:  # no connection, no such host, offline mode: kinds of several libraries
+        return False
+    return True
+
+
 def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a BERT: a directory, a vocab.txt, or a hub id. No remote code is run.
 
-    Truncation and padding that the files bring along are removed: they would cut documents short.
+    Truncation and padding that the files bring along are removed: they would cut documents short. Where the
+    hub cannot be reached, its files in the local cache are taken.
 
     Raises:
         InputError: there is no tokenizer, or it is not BERT's WordPiece.
@@ -158,8 +187,11 @@ def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         raise InputError(
             f"{source}: no such directory; give a directory with a tokenizer or a Hugging Face hub id"
         )
+    local = path.is_dir() or not _hub_answers(str(source))
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, use_fast=True)
+        loaded: Any = AutoTokenizer.from_pretrained(
+            str(source), trust_remote_code=False, use_fast=True, local_files_only=local
+        )
     except Exception as error:  # The library raises many kinds: network, JSON, unknown classes.
         raise InputError(
             f"{source}: no tokenizer could be loaded ({type(error).__name__}: {str(error)[:300]}); "
@@ -170,7 +202,7 @@ def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
             f"{source}: not a BERT WordPiece tokenizer ({type(loaded).__name__}); take a BERT teacher"
         )
     definition = _definition(loaded)
-    _check_bert(definition, str(source))
+    check_bert(definition, str(source))
     return _wrap(definition, special_tokens(loaded), loaded.model_max_length)
 
 
@@ -195,7 +227,9 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     return pieces
 
 
-def build_tokenizer(base: PreTrainedTokenizerFast, pieces: Sequence[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    base: PreTrainedTokenizerFast, pieces: Sequence[str] | Mapping[str, int]
+) -> PreTrainedTokenizerFast:
     """Return a copy of `base` whose WordPiece model holds `pieces` (ids are places in the list).
 
     Normaliser, pre-tokeniser, post-processor and special tokens stay as they are. The pieces go into the
@@ -204,6 +238,7 @@ def build_tokenizer(base: PreTrainedTokenizerFast, pieces: Sequence[str]) -> Pre
     Raises:
         InputError: `pieces` lacks a special token of `base`, or holds a piece twice.
     """
+    pieces = as_pieces(pieces)
     ids = {piece: number for number, piece in enumerate(pieces)}
     if len(ids) != len(pieces):
         twice = next(piece for number, piece in enumerate(pieces) if ids[piece] != number)
