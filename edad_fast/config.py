@@ -331,7 +331,10 @@ def validate(config: TrainConfig) -> None:
             raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
     if config.vocab_size is not None and config.vocab is not None:
         raise InputError("give --vocab_size (learn the pieces) or --vocab (a ready file), not both")
-    if config.vocab_size not in (None, "auto") and not str(config.vocab_size).isdigit():
+    size = str(config.vocab_size)
+    if config.vocab_size not in (None, "auto") and not (
+        size.isascii() and size.isdecimal() and len(size) < 10
+    ):
         raise InputError(
             f"--vocab_size is {config.vocab_size!r}; give the number of pieces, such as 40000, or auto"
         )

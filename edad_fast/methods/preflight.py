@@ -34,6 +34,8 @@ def preflight(config: TrainConfig) -> None:
         raise InputError(f"--vocab {config.vocab}: no such file")
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install 'edad-fast[tensorboard]'")
+    if not Path(config.teacher).is_dir():
+        load_tokenizer(config.teacher)  # says soonest that there is no such id, or no network
     teacher = read_model_config(config.teacher)
     general = vocabulary_of(load_tokenizer(config.teacher))
     if teacher.vocab_size != len(general):
