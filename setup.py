@@ -65,6 +65,13 @@ class CMakeBuild(build_ext):
                 "(g++ 11, clang 16 or newer) and Python's headers (Debian, Ubuntu: python3-dev)."
             ) from error
 
+    def copy_extensions_to_source(self) -> None:
+        """For an editable install: the extension, and the libraries of the losses beside it."""
+        super().copy_extensions_to_source()
+        package = Path(self.get_finalized_command("build_py").get_package_dir("edad_fast"))
+        for library in (Path(self.build_lib) / "edad_fast").glob("_losses_*.so"):
+            self.copy_file(str(library), str(package / library.name))
+
 
 setup(
     packages=[

@@ -1,7 +1,8 @@
-"""What every backend shares: the pair rule, the compute dtype, leaving autocast."""
+"""What every backend shares: the pair rule, dtypes, the layout of its results, leaving autocast."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,6 +32,42 @@ def counted_pairs(query_segments: Tensor, key_segments: Tensor, mode: str) -> Te
 def as_segments(segment_ids: Tensor) -> Tensor:
     """A bool mask (True = token) is one segment a row; integers pass through."""
     return segment_ids.to(torch.int32) if segment_ids.dtype == torch.bool else segment_ids
+
+
+def count_pairs(segments: Tensor | None, cu_seqlens: Tensor | None, like: Tensor) -> Tensor:
+    """Pairs of tokens of one segment, float64 scalar on the device; `like` is [B, H, L, d].
+
+    In O(B L) memory, and nothing is read back to the host.
+    """
+    if cu_seqlens is not None:
+        return cu_seqlens.diff().double().square().sum()
+    if segments is None:
+        return torch.full(
+            (), like.shape[0] * like.shape[2] * like.shape[2], dtype=torch.float64, device=like.device
+        )
+    ordered = segments.sort(dim=1).values
+    same = torch.searchsorted(ordered, segments, right=True) - torch.searchsorted(ordered, segments)
+    return (same * (segments > 0)).double().sum()
+
+
+def segments_of_lengths(cu_seqlens: Tensor, total: int) -> Tensor:
+    """Segment ids [1, total] of sequences laid end to end: 1, 1, 2, 2, 2, ...; 0 behind the last."""
+    positions = torch.arange(total, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
+    ids = torch.searchsorted(cu_seqlens[1:], positions, right=True) + 1
+    return torch.where(positions < cu_seqlens[-1], ids, 0).to(torch.int32).unsqueeze(0)
+
+
+def saved_dtype(x: Tensor) -> torch.dtype:
+    """Dtype in which forward keeps a gradient that still lacks its factor: fp16 has not the range for it."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
+def stacked_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Uninitialised [len(tensors), *shape]; each slice is dense, in the first tensor's memory order."""
+    first = tensors[0]
+    like = torch.empty_like(first, device="meta")
+    strides = (first.numel(), *like.stride())
+    return torch.empty_strided((len(tensors), *first.shape), strides, dtype=dtype, device=first.device)
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:

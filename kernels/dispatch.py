@@ -1,30 +1,77 @@
-"""The public functions: validate, pick a backend, call it. An explicit backend never falls back."""
+"""The layer-to-layer losses: validate, pick a backend, call it. An explicit backend never falls back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from . import chunked, reference
-from .common import ATTENTION_MODES, HIDDEN_MODES
+from . import choice, ops, reference
+from .checks import (
+    check_choice,
+    check_lengths,
+    check_mask,
+    check_projection,
+    check_same_shapes,
+    check_scores,
+)
+from .common import ATTENTION_MODES, HIDDEN_MODES, as_segments, product_dtype, segments_of_lengths
 
-BACKENDS = ("auto", "reference", "chunked")
+Tensors = Tensor | Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionTerm:
+    """Arguments of `attention_score_mse` for several layers, and the weight of their sum."""
+
+    student_q: Sequence[Tensor]
+    student_k: Sequence[Tensor]
+    teacher_q: Sequence[Tensor]
+    teacher_k: Sequence[Tensor]
+    segment_ids: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    max_length: int | None = None
+    mode: str = "tinybert"
+    student_scale: float | None = None
+    teacher_scale: float | None = None
+    weight: float = 1.0
+    backend: str = "auto"
+    algorithm: str = "auto"
+
+
+@dataclass(frozen=True)
+class HiddenTerm:
+    """Arguments of `hidden_state_mse` for several layers, and the weight of their sum.
+
+    weights (and biases): one for all layers, one for each layer, or none at all.
+    """
+
+    student: Sequence[Tensor]
+    teacher: Sequence[Tensor]
+    weights: Sequence[Tensor] = ()
+    biases: Sequence[Tensor] = ()
+    mask: Tensor | None = None
+    mode: str = "tinybert"
+    weight: float = 1.0
+    backend: str = "auto"
 
 
 def attention_score_mse(
-    student_q: Tensor,
-    student_k: Tensor,
-    teacher_q: Tensor,
-    teacher_k: Tensor,
+    student_q: Tensors,
+    student_k: Tensors,
+    teacher_q: Tensors,
+    teacher_k: Tensors,
     segment_ids: Tensor | None = None,
     *,
+    cu_seqlens: Tensor | None = None,
+    max_length: int | None = None,
     mode: str = "tinybert",
     student_scale: float | None = None,
     teacher_scale: float | None = None,
     backend: str = "auto",
+    algorithm: str = "auto",
 ) -> Tensor:
     """Mean squared difference of the pre-softmax attention scores of student and teacher.
 
@@ -33,62 +80,49 @@ def attention_score_mse(
     not.
 
     Args:
-        student_q, student_k: [B, H, L, d_S], any floating dtype, any strides.
-        teacher_q, teacher_k: [B, H, L, d_T]; `match_heads` makes unequal head counts equal.
+        student_q, student_k: [B, H, L, d_S], any floating dtype, any strides; or [T, H, d_S] with
+            cu_seqlens; or lists of these, one for each matched layer.
+        teacher_q, teacher_k: [B, H, L, d_T] likewise; `match_heads` makes unequal head counts equal.
         segment_ids: int [B, L], 0 = padding, k > 0 = k-th segment of the row (attention stays inside a
             segment); or bool [B, L], True = token; or None (no padding).
-        mode: "tinybert" (the published mean over B H L L) or "valid_pairs" (mean over pairs of tokens).
+        cu_seqlens: int32 [sequences + 1], where sequences laid end to end begin and end: 0 first, T last.
+        max_length: the longest sequence of cu_seqlens; T if not given, which costs a GPU idle programs.
+        mode: "tinybert" (the published mean over B H L L) or "valid_pairs" (mean over pairs of tokens; the
+            only one with cu_seqlens, where no padding is left to count).
         student_scale, teacher_scale: factor of Q K^T; default d ** -0.5.
-        backend: "reference"; "chunked" (bounded memory; the teacher must not require a gradient); "auto".
+        backend: "reference" (the definition); "chunked" (plain PyTorch, bounded memory, any device); "cpu",
+            "triton", "cuda"; "auto". All but the reference take the teacher as a constant.
+        algorithm: "direct" (scores tile by tile), "linear" (no scores, O(L d^2); one segment a row at most),
+            or "auto".
 
     Returns:
-        Scalar, fp32 (fp64 for fp64 inputs).
+        Scalar, fp32 (fp64 for fp64 inputs): the sum over the layers of their means.
 
     Raises:
-        ValueError: shapes, dtypes, devices, mode or backend that do not fit.
+        ValueError: shapes, dtypes, devices, mode, algorithm or backend that do not fit.
     """
-    named = {"student_q": student_q, "student_k": student_k, "teacher_q": teacher_q, "teacher_k": teacher_k}
-    _check_choice("mode", mode, ATTENTION_MODES)
-    _check_floating(named)
-    for name, x in named.items():
-        if x.dim() != 4:
-            raise ValueError(f"{name} has shape {_shape(x)}: [batch, heads, length, head width] is needed")
-    for one, other in (("student_q", "student_k"), ("teacher_q", "teacher_k")):
-        if named[one].shape != named[other].shape:
-            raise ValueError(
-                f"{one} is {_shape(named[one])} but {other} {_shape(named[other])}: make them equal"
-            )
-    if student_q.shape[1] != teacher_q.shape[1]:
-        raise ValueError(
-            f"student has {student_q.shape[1]} heads, teacher {teacher_q.shape[1]}: pass them through "
-            "match_heads first"
-        )
-    if (student_q.shape[0], student_q.shape[2]) != (teacher_q.shape[0], teacher_q.shape[2]):
-        raise ValueError(
-            f"student_q is {_shape(student_q)} but teacher_q {_shape(teacher_q)}: batch and length must "
-            "agree (both models must see the same tokens)"
-        )
-    if segment_ids is not None:
-        _check_mask("segment_ids", segment_ids, student_q, (student_q.shape[0], student_q.shape[2]))
-    implementation = _pick(backend, {"teacher_q": teacher_q, "teacher_k": teacher_k})
-    loss: Tensor = implementation.attention_score_mse(
-        student_q,
-        student_k,
-        teacher_q,
-        teacher_k,
+    term = AttentionTerm(
+        _as_list(student_q),
+        _as_list(student_k),
+        _as_list(teacher_q),
+        _as_list(teacher_k),
         segment_ids,
-        mode=mode,
-        student_scale=student_q.shape[-1] ** -0.5 if student_scale is None else student_scale,
-        teacher_scale=teacher_q.shape[-1] ** -0.5 if teacher_scale is None else teacher_scale,
+        cu_seqlens,
+        max_length,
+        mode,
+        student_scale,
+        teacher_scale,
+        backend=backend,
+        algorithm=algorithm,
     )
-    return loss
+    return distillation(term, None)[0]
 
 
 def hidden_state_mse(
-    student_hidden: Tensor,
-    teacher_hidden: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    student_hidden: Tensors,
+    teacher_hidden: Tensors,
+    weight: Tensors | None = None,
+    bias: Tensors | None = None,
     mask: Tensor | None = None,
     *,
     mode: str = "tinybert",
@@ -97,168 +131,239 @@ def hidden_state_mse(
     """Mean squared difference of H^S W^T + b and H^T; the formula is at `reference.hidden_state_mse`.
 
     Args:
-        student_hidden: [..., d_S]; teacher_hidden: [..., d_T], any floating dtype, any strides.
-        weight: [d_T, d_S] as `nn.Linear` holds it, or None where d_S = d_T; bias: [d_T] or None.
+        student_hidden: [..., d_S]; teacher_hidden: [..., d_T], any floating dtype, any strides; or lists of
+            these, one for each matched layer.
+        weight: [d_T, d_S] as `nn.Linear` holds it, or None where d_S = d_T; bias: [d_T] or None; or lists,
+            one for each layer.
         mask: bool (True = token) or int (0 = padding) [...], or None.
         mode: "tinybert" (mean over all positions, padding too, as published) or "valid" (over tokens).
-        backend: "reference"; "chunked" (nothing of the projection is kept; the teacher must not require a
-            gradient; needs a weight); "auto".
+        backend: as for `attention_score_mse` ("cpu" has no code of its own here); without a weight there is
+            nothing to save, and only "reference" and "auto" do.
 
     Returns:
-        Scalar, fp32 (fp64 for fp64 inputs).
+        Scalar, fp32 (fp64 for fp64 inputs): the sum over the layers of their means.
 
     Raises:
         ValueError: shapes, dtypes, devices, mode or backend that do not fit.
     """
-    named = {
-        "student_hidden": student_hidden,
-        "teacher_hidden": teacher_hidden,
-        "weight": weight,
-        "bias": bias,
-    }
-    _check_choice("mode", mode, HIDDEN_MODES)
-    _check_choice("backend", backend, BACKENDS)
-    _check_floating(named)
-    if student_hidden.dim() < 1 or student_hidden.shape[:-1] != teacher_hidden.shape[:-1]:
-        raise ValueError(
-            f"student_hidden is {_shape(student_hidden)} but teacher_hidden {_shape(teacher_hidden)}: all "
-            "but the last dimension must agree (both models must see the same tokens)"
-        )
-    student_width, teacher_width = student_hidden.shape[-1], teacher_hidden.shape[-1]
-    if weight is None:
-        if student_width != teacher_width or bias is not None:
-            raise ValueError(
-                f"student width {student_width}, teacher width {teacher_width}"
-                f"{', a bias' if bias is not None else ''} and no weight: give a projection "
-                f"[{teacher_width}, {student_width}], such as the weight of nn.Linear"
-            )
-    elif weight.shape != (teacher_width, student_width):
-        raise ValueError(
-            f"weight is {_shape(weight)}: [{teacher_width}, {student_width}] is needed, "
-            "teacher width by student width"
-        )
-    if bias is not None and bias.shape != (teacher_width,):
-        raise ValueError(f"bias is {_shape(bias)}: [{teacher_width}] is needed")
-    if mask is not None:
-        _check_mask("mask", mask, student_hidden, student_hidden.shape[:-1])
-    if backend == "chunked" and weight is None:
-        raise ValueError('backend "chunked" needs a weight: use "auto" or "reference" without one')
-    # Without a projection there is nothing to save.
-    implementation = _pick("reference" if weight is None else backend, {"teacher_hidden": teacher_hidden})
-    loss: Tensor = implementation.hidden_state_mse(
-        student_hidden, teacher_hidden, weight, bias, mask, mode=mode
+    term = HiddenTerm(
+        _as_list(student_hidden),
+        _as_list(teacher_hidden),
+        [] if weight is None else _as_list(weight),
+        [] if bias is None else _as_list(bias),
+        mask,
+        mode,
+        backend=backend,
     )
-    return loss
+    return distillation(None, term)[0]
 
 
-def masked_lm_loss(
-    hidden: Tensor,
-    positions: Tensor,
-    labels: Tensor,
-    transform: Callable[[Tensor], Tensor],
-    decoder_weight: Tensor,
-    decoder_bias: Tensor | None = None,
-    *,
-    backend: str = "auto",
-) -> Tensor:
-    """Mean masked-language-model cross-entropy, the prediction head run on the masked positions only.
-
-    Args:
-        hidden: [B, L, d] or [N, d], last hidden states, any floating dtype.
-        positions: int64 [M], flat into the B*L (or N) positions.
-        labels: int64 [M], ids below V.
-        transform: what the head does before its decoder, [M, d] -> [M, d'] (BERT: dense, GELU, LayerNorm).
-        decoder_weight: [V, d'], usually tied to the embeddings; decoder_bias: [V] or None.
-        backend: "reference"; "chunked" (logits of a few hundred positions at a time); "auto".
+def distillation(attention: AttentionTerm | None, hidden: HiddenTerm | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both losses over all matched layers as one autograd node.
 
     Returns:
-        Scalar, fp32 (fp64 for fp64 inputs); 0, connected to the graph, when M = 0.
+        The weighted total, a scalar with graph; the means of the hidden states and of the scores layer by
+        layer, without weight and without graph, [layers] each. fp32 (fp64 for fp64 inputs).
 
     Raises:
-        ValueError: shapes, dtypes, devices or backend that do not fit.
+        ValueError: as the single losses.
     """
-    _check_floating({"hidden": hidden, "decoder_weight": decoder_weight, "decoder_bias": decoder_bias})
-    if hidden.dim() not in (2, 3):
-        raise ValueError(
-            f"hidden has shape {_shape(hidden)}: [batch, length, width] or [positions, width] is needed"
-        )
-    for name, x in (("positions", positions), ("labels", labels)):
-        if x.dim() != 1 or x.dtype != torch.int64 or x.shape != positions.shape or x.device != hidden.device:
-            raise ValueError(
-                f"{name} is {x.dtype} {_shape(x)} on {x.device}: int64 [{positions.numel()}] on "
-                f"{hidden.device} is needed, one entry for each masked position"
+    picked_attention = _pick_attention(attention) if attention else ""
+    picked_hidden = _pick_hidden(hidden) if hidden else ""
+    fused_attention = attention if picked_attention != "reference" else None
+    fused_hidden = hidden if picked_hidden != "reference" else None
+    totals, attention_means, hidden_means = [], None, None
+    if fused_attention or fused_hidden:
+        total, means = _fused(fused_attention, picked_attention, fused_hidden, picked_hidden)
+        totals.append(total)
+        states = len(fused_hidden.student) if fused_hidden else 0
+        hidden_means, attention_means = means[:states], means[states:]
+    if attention and not fused_attention:
+        values = _reference_attention(attention)
+        totals.append(values.sum() * attention.weight)
+        attention_means = values.detach()
+    if hidden and not fused_hidden:
+        values = _reference_hidden(hidden)
+        totals.append(values.sum() * hidden.weight)
+        hidden_means = values.detach()
+    nothing = totals[0].detach().new_empty(0)
+    return (
+        totals[0] if len(totals) == 1 else totals[0] + totals[1],
+        nothing if hidden_means is None else hidden_means,
+        nothing if attention_means is None else attention_means,
+    )
+
+
+def _fused(
+    attention: AttentionTerm | None, attention_backend: str, hidden: HiddenTerm | None, hidden_backend: str
+) -> tuple[Tensor, Tensor]:
+    empty: list[Tensor] = []
+    scores = [empty] * 4
+    states = [empty] * 4
+    segments = cu_seqlens = valid = None
+    max_length, mode, scales = 0, "tinybert", (1.0, 1.0)
+    product = torch.float32
+    wanted = 0
+    if attention:
+        scores = [
+            [_padded(x, attention.cu_seqlens) for x in tensors]
+            for tensors in (
+                *(attention.student_q, attention.student_k),
+                *(attention.teacher_q, attention.teacher_k),
             )
-    if decoder_weight.dim() != 2:
-        raise ValueError(f"decoder_weight is {_shape(decoder_weight)}: [vocabulary, width] is needed")
-    if decoder_bias is not None and decoder_bias.shape != decoder_weight.shape[:1]:
-        raise ValueError(f"decoder_bias is {_shape(decoder_bias)}: [{decoder_weight.shape[0]}] is needed")
-    implementation = _pick(backend, {})
-    loss: Tensor = implementation.masked_lm_loss(
-        hidden, positions, labels, transform, decoder_weight, decoder_bias
+        ]
+        if attention.segment_ids is not None:
+            segments = as_segments(attention.segment_ids)
+        cu_seqlens = attention.cu_seqlens
+        max_length = attention.max_length or scores[0][0].shape[2]
+        mode, scales = attention.mode, _scales(attention)
+        wanted |= _wants(scores[0], ops.WANT_Q) | _wants(scores[1], ops.WANT_K)
+    if hidden:
+        states = [
+            [x.reshape(-1, x.shape[-1]) for x in hidden.student],
+            [x.reshape(-1, x.shape[-1]) for x in hidden.teacher],
+            list(hidden.weights),
+            list(hidden.biases),
+        ]
+        if hidden.mask is not None and hidden.mode == "valid":
+            valid = hidden.mask.reshape(-1) > 0
+        product = product_dtype(states[0][0], states[2][0])
+        for tensors, flag in zip(
+            (states[0], states[2], states[3]), (ops.WANT_H, ops.WANT_W, ops.WANT_B), strict=True
+        ):
+            wanted |= _wants(tensors, flag)
+    total, means, *_ = ops.distillation(
+        *scores,
+        *states,
+        segments,
+        cu_seqlens,
+        valid,
+        max_length,
+        mode,
+        *scales,
+        attention.weight if attention else 0.0,
+        hidden.weight if hidden else 0.0,
+        attention_backend,
+        hidden_backend,
+        product,
+        wanted,
     )
-    return loss
+    return total, means
 
 
-def next_sentence_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean next-sentence cross-entropy of logits [B, 2]; labels int64 [B], 0 = B follows A, 1 = random.
-
-    Raises:
-        ValueError: shapes or dtypes that do not fit.
-    """
-    _check_floating({"logits": logits})
-    if logits.dim() != 2 or logits.shape[1] != 2:
-        raise ValueError(f"logits are {_shape(logits)}: [batch, 2] is needed")
-    if labels.dtype != torch.int64 or labels.shape != logits.shape[:1]:
-        raise ValueError(f"labels are {labels.dtype} {_shape(labels)}: int64 [{logits.shape[0]}] is needed")
-    return reference.next_sentence_loss(logits, labels)
+def _padded(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """[T, H, d] as [1, H, T, d]."""
+    return x if cu_seqlens is None else x.transpose(0, 1).unsqueeze(0)
 
 
-def _pick(backend: str, constants: dict[str, Tensor]) -> ModuleType:
-    """The backend's module; `constants` are the tensors for which "chunked" computes no gradient."""
-    _check_choice("backend", backend, BACKENDS)
-    if backend == "reference":
-        return reference
-    differentiable = [name for name, x in constants.items() if torch.is_grad_enabled() and x.requires_grad]
-    if not differentiable:
-        return chunked
-    if backend == "auto":
-        return reference
-    raise ValueError(
-        f'backend "chunked" computes no gradient for {" and ".join(differentiable)}: detach() the teacher, '
-        'or use backend "reference"'
+def _wants(tensors: Sequence[Tensor], flag: int) -> int:
+    return flag if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else 0
+
+
+def _as_list(x: Tensors) -> list[Tensor]:
+    return [x] if isinstance(x, Tensor) else list(x)
+
+
+def _scales(term: AttentionTerm) -> tuple[float, float]:
+    student, teacher = term.student_scale, term.teacher_scale
+    return (
+        term.student_q[0].shape[-1] ** -0.5 if student is None else student,
+        term.teacher_q[0].shape[-1] ** -0.5 if teacher is None else teacher,
     )
 
 
-def _shape(x: Tensor) -> list[int]:
-    return list(x.shape)
+def _pick_attention(term: AttentionTerm) -> str:
+    """Validate; the name of the implementation."""
+    check_choice("mode", term.mode, ATTENTION_MODES)
+    check_choice("backend", term.backend, choice.BACKENDS)
+    check_choice("algorithm", term.algorithm, choice.ALGORITHMS)
+    named = {
+        "student_q": term.student_q,
+        "student_k": term.student_k,
+        "teacher_q": term.teacher_q,
+        "teacher_k": term.teacher_k,
+    }
+    layers = {name: len(tensors) for name, tensors in named.items()}
+    if len(set(layers.values())) > 1 or not term.student_q:
+        raise ValueError(f"layers given: {layers}; the same number of each, at least one, is needed")
+    varlen = term.cu_seqlens is not None
+    for layer in zip(*named.values(), strict=True):
+        check_scores(*layer, varlen=varlen)
+    for name, tensors in named.items():
+        check_same_shapes(name, tensors)
+    first = term.student_q[0]
+    if term.cu_seqlens is not None:
+        check_lengths(term.cu_seqlens, first, term.max_length)
+        if term.segment_ids is not None:
+            raise ValueError("segment_ids and cu_seqlens are both given: one of them says where segments end")
+        if term.mode != "valid_pairs":
+            raise ValueError(
+                f'mode {term.mode!r} counts padding, and with cu_seqlens there is none: use "valid_pairs"'
+            )
+    elif term.segment_ids is not None:
+        check_mask("segment_ids", term.segment_ids, first, (first.shape[0], first.shape[2]))
+    constants = [f"teacher_{x}" for x in "qk" if _wants(named[f"teacher_{x}"], 1)]
+    length = first.shape[0 if varlen else 2]
+    return choice.attention(
+        term.backend,
+        term.algorithm,
+        first,
+        term.teacher_q[0],
+        constants,
+        single=term.segment_ids is None or term.segment_ids.dtype == torch.bool,
+        length=min(length, term.max_length) if varlen and term.max_length else length,
+        varlen=varlen,
+    )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
-
-
-def _check_floating(named: Mapping[str, Tensor | None]) -> None:
-    devices = {}
-    for name, x in named.items():
-        if x is None:
-            continue
-        if not x.is_floating_point():
-            raise ValueError(f"{name} is {x.dtype}: a floating dtype is needed")
-        devices[name] = str(x.device)
-    if len(set(devices.values())) > 1:
-        raise ValueError(f"tensors lie on different devices ({devices}): move them to one")
-
-
-def _check_mask(name: str, mask: Tensor, like: Tensor, shape: Sequence[int]) -> None:
-    if mask.is_floating_point() or mask.is_complex():
+def _pick_hidden(term: HiddenTerm) -> str:
+    """Validate; the name of the implementation."""
+    check_choice("mode", term.mode, HIDDEN_MODES)
+    check_choice("backend", term.backend, choice.BACKENDS)
+    layers = len(term.student)
+    if len(term.teacher) != layers or not layers:
         raise ValueError(
-            f"{name} is {mask.dtype}: a bool mask (True = token) or integers (0 = padding) are needed, "
-            f"such as {name}.bool() of a 0/1 mask"
+            f"{layers} hidden states of the student, {len(term.teacher)} of the teacher: as many are needed"
         )
-    if tuple(mask.shape) != tuple(shape):
-        raise ValueError(f"{name} is {_shape(mask)}: {list(shape)} is needed")
-    if mask.device != like.device:
-        raise ValueError(
-            f"{name} lies on {mask.device}, the states on {like.device}: move them to one device"
+    for name, tensors, counts in (
+        ("weights", term.weights, (0, 1, layers)),
+        ("biases", term.biases, (0, len(term.weights)) if term.weights else (0, 1, layers)),
+    ):
+        if len(tensors) not in counts:
+            raise ValueError(
+                f"{len(tensors)} {name} for {layers} layers: one for all or one for each is needed"
+            )
+    for index, (student, teacher) in enumerate(zip(term.student, term.teacher, strict=True)):
+        weight, bias = (x[index % len(x)] if x else None for x in (term.weights, term.biases))
+        check_projection(student, teacher, weight, bias, term.mask)
+    for name, tensors in (("student_hidden", term.student), ("teacher_hidden", term.teacher)):
+        check_same_shapes(name, tensors)
+    constants = ["teacher_hidden"] if _wants(term.teacher, 1) else []
+    return choice.hidden(term.backend, term.student[0], bool(term.weights), constants)
+
+
+def _reference_attention(term: AttentionTerm) -> Tensor:
+    segments = term.segment_ids
+    if term.cu_seqlens is not None:
+        segments = segments_of_lengths(term.cu_seqlens, term.student_q[0].shape[0])
+    student_scale, teacher_scale = _scales(term)
+    values = []
+    for tensors in zip(term.student_q, term.student_k, term.teacher_q, term.teacher_k, strict=True):
+        sq, sk, tq, tk = (_padded(x, term.cu_seqlens) for x in tensors)
+        values.append(
+            reference.attention_score_mse(
+                *(sq, sk, tq, tk, segments),
+                mode=term.mode,
+                student_scale=student_scale,
+                teacher_scale=teacher_scale,
+            )
         )
+    return torch.stack(values)
+
+
+def _reference_hidden(term: HiddenTerm) -> Tensor:
+    values = []
+    for index, (student, teacher) in enumerate(zip(term.student, term.teacher, strict=True)):
+        weight, bias = (x[index % len(x)] if x else None for x in (term.weights, term.biases))
+        values.append(reference.hidden_state_mse(student, teacher, weight, bias, term.mask, mode=term.mode))
+    return torch.stack(values)

@@ -105,8 +105,23 @@ def hidden_state_mse(
         )
 
 
-def linear_cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-    """Mean over the rows of -log softmax(x W^T + b)[label]; 0, connected to the graph, for no rows.
+def linear_cross_entropy(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of logits z = x W^T + b, the mean over the rows; 0, connected to the graph, for no rows.
+
+    ::
+
+        loss = 1/M * sum_m  lse(z_m) - (1 - e) z_m[y_m] - e/V * sum_v z_m[v]  +  c * lse(z_m)^2
+
+    with e = label_smoothing (as torch.nn.CrossEntropyLoss has it) and c = z_loss (the log of the normaliser
+    is kept near 0; Chowdhery et al. 2022).
 
     Args:
         rows: [M, d]; weight: [V, d]; bias: [V] or None; labels: int64 [M] in [0, V).
@@ -117,7 +132,10 @@ def linear_cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor | None, labe
     dtype = compute_dtype(rows, weight)
     with without_autocast(rows.device):
         logits = F.linear(rows.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-        return F.cross_entropy(logits, labels, reduction="sum") / max(labels.numel(), 1)
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+        if z_loss:
+            loss = loss + z_loss * logits.logsumexp(1).square().sum()
+        return loss / max(labels.numel(), 1)
 
 
 def masked_lm_loss(
@@ -127,6 +145,9 @@ def masked_lm_loss(
     transform: Callable[[Tensor], Tensor],
     decoder_weight: Tensor,
     decoder_bias: Tensor | None,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """BERT's masked-language-model loss, with the prediction head run on the masked positions only.
 
@@ -146,9 +167,79 @@ def masked_lm_loss(
         Scalar, fp32 (fp64 for fp64 inputs).
     """
     rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
-    return linear_cross_entropy(transform(rows), decoder_weight, decoder_bias, labels)
+    return linear_cross_entropy(
+        transform(rows),
+        decoder_weight,
+        decoder_bias,
+        labels,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+    )
 
 
 def next_sentence_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the next-sentence logits [B, 2]; labels int64 [B], 0 = B follows A, 1 = not."""
     return F.cross_entropy(logits.to(compute_dtype(logits)), labels)
+
+
+def relation_kl(
+    student: Tensor,
+    teacher: Tensor,
+    segment_ids: Tensor | None,
+    *,
+    student_scale: float,
+    teacher_scale: float,
+) -> Tensor:
+    """Divergence of two models' self-relations of queries, keys or values (MiniLMv2, Wang et al. 2021).
+
+    With R = softmax(scale * A A^T) over the tokens of the row's own segment::
+
+        loss = 1/(H N) * sum_{b,h,i} KL(R^T_bhi || R^S_bhi)
+
+    the sum over the N tokens i; padding is in no row and in no normaliser. N is at least 1.
+
+    Args:
+        student: [B, H, L, d_S]; teacher: [B, H, L, d_T], as many relation heads.
+        segment_ids: int [B, L] (0 = padding), bool [B, L] (True = token), or None.
+        student_scale, teacher_scale: usually d ** -0.5.
+
+    Returns:
+        Scalar, fp32 (fp64 for fp64 inputs).
+    """
+    dtype = compute_dtype(student, teacher)
+    with without_autocast(student.device):
+        scores = [
+            scale * (x.to(dtype) @ x.to(dtype).mT)
+            for x, scale in ((student, student_scale), (teacher, teacher_scale))
+        ]
+        tokens: Tensor | int = student.shape[0] * student.shape[2]
+        if segment_ids is not None:
+            segments = as_segments(segment_ids)
+            pairs = counted_pairs(segments, segments, "valid_pairs").unsqueeze(1)
+            tokens = (segments > 0).sum()
+            # Rows of padding: any finite relation, the same in both models, diverges by nothing.
+            empty = ~pairs.any(-1, keepdim=True)
+            scores = [x.masked_fill(~pairs, -torch.inf).masked_fill(empty, 0.0) for x in scores]
+        log_student, log_teacher = (x.log_softmax(-1) for x in scores)
+        probability = log_teacher.exp()
+        # 0 * (-inf - -inf) where a pair does not count.
+        terms = torch.where(probability > 0, probability * (log_teacher - log_student), probability)
+        count = torch.as_tensor(tokens * student.shape[1], device=student.device).clamp(min=1)
+        return terms.sum() / count
+
+
+def logit_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """T^2 KL(softmax(t / T) || softmax(s / T)), the mean over the rows (Hinton et al. 2015).
+
+    Args:
+        student_logits, teacher_logits: [..., classes].
+
+    Returns:
+        Scalar, fp32 (fp64 for fp64 inputs).
+    """
+    dtype = compute_dtype(student_logits, teacher_logits)
+    log_student, log_teacher = (
+        (x.to(dtype) / temperature).log_softmax(-1) for x in (student_logits, teacher_logits)
+    )
+    rows = max(1, log_student.shape[:-1].numel())
+    return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * temperature**2 / rows

@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Without a GPU the Triton kernels are interpreted; Triton reads this where it is imported first.
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Tests never reach for a model hub; whatever they load they made themselves.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +25,13 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("shared data absent")
     return folder
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked gpu are for machines that have one."""
+    if not HAS_GPU and (without := [item for item in items if item.get_closest_marker("gpu")]):
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in set(without)]
 
 
 pytest.register_assert_rewrite("toy_corpus", "toy_ner", "toy_training", "toy_vocabulary")

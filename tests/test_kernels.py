@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import (
+    LargestTensor,
     Loss,
     largest_made_and_total_saved,
     plain_attention,
@@ -21,9 +23,16 @@ from loss_cases import (
     value_and_gradients,
     within_budget,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
-from edad_fast.kernels import attention_score_mse, chunked, hidden_state_mse, masked_lm_loss
+from edad_fast.kernels import (
+    attention_score_mse,
+    chunked,
+    chunked_outputs,
+    hidden_state_mse,
+    linear_form,
+    masked_lm_loss,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -134,45 +143,76 @@ def test_gradcheck_of_chunked_attention(mode: str) -> None:
         assert torch.autograd.gradcheck(loss, [sq.requires_grad_(), sk.requires_grad_()])
 
 
-def test_no_score_map_is_made_or_saved() -> None:
+def largest_made(call: Callable[[], object]) -> int:
+    """Bytes of the largest tensor made; of a backend's own function, since operators are opaque."""
+    with LargestTensor() as largest:
+        call()
+    return largest.bytes
+
+
+@pytest.mark.parametrize("module", [chunked, linear_form])
+def test_no_score_map_is_made_or_saved(module: Any) -> None:
     batch, heads, length = 2, 4, 1024
     inputs = queries_and_keys(batch, heads, length, 8, 8, dtype=torch.bfloat16)
-    inputs[0].requires_grad_()
-    inputs[1].requires_grad_()
     segments = torch.ones(batch, length, dtype=torch.int32)
     gradient = 4 * inputs[0].numel()
     scores = 4 * batch * heads * length * length
+    options = {
+        **{"mode": "valid_pairs", "student_scale": 1.0, "teacher_scale": 1.0},
+        **{"want_q": True, "want_k": True},
+    }
+    if module is linear_form:
+        options |= {"cu_seqlens": None, "max_length": length}
+    made = largest_made(lambda: module.attention_terms(*[[x] for x in inputs], segments, **options))
+    assert made <= max(chunked.CHUNK_BYTES["cpu"], gradient) < scores
+
+    inputs[0].requires_grad_()
+    inputs[1].requires_grad_()
 
     def loss(backend: str) -> Loss:
         return lambda: attention_score_mse(*inputs, segments, mode="valid_pairs", backend=backend)
 
-    made, saved = largest_made_and_total_saved(loss("chunked"))
-    assert made <= max(chunked.CHUNK_BYTES["cpu"], gradient) < scores
+    _, saved = largest_made_and_total_saved(loss("chunked"))
     assert saved <= 2 * gradient + 64
-    # The measure sees a map where there is one.
+    # The measures see a map where there is one.
     made, saved = largest_made_and_total_saved(loss("reference"))
     assert made >= scores
     assert saved >= scores
 
 
-def test_no_projection_and_no_whole_logits_are_saved() -> None:
+def test_no_projection_and_no_whole_logits_are_made_or_saved() -> None:
     rows, width, teacher_width = 4096, 8, 256
     student, teacher, weight = random_states(
         (rows, width), (rows, teacher_width), (teacher_width, width), dtype=torch.float32
     )
+    made = largest_made(
+        lambda: chunked.hidden_terms(
+            *([student], [teacher], [weight], [], None),
+            product=torch.float32,
+            want_h=True,
+            want_w=True,
+            want_b=False,
+        )
+    )
+    assert made <= chunked.CHUNK_BYTES["cpu"] < 4 * rows * teacher_width
+    made = largest_made(
+        lambda: chunked_outputs.cross_entropy_terms(
+            *(student, weight, None, torch.zeros(rows, dtype=torch.int64)),
+            label_smoothing=0.1,
+            z_loss=0.1,
+            product=torch.float32,
+            want_x=True,
+            want_w=True,
+            want_b=False,
+        )
+    )
+    assert made <= chunked.CHUNK_BYTES["cpu"] < 4 * rows * teacher_width
     student.requires_grad_()
     weight.requires_grad_()
-    made, saved = largest_made_and_total_saved(
+    _, saved = largest_made_and_total_saved(
         lambda: hidden_state_mse(student, teacher, weight, backend="chunked")
     )
-    assert made <= chunked.CHUNK_BYTES["cpu"] < 4 * rows * teacher_width
     assert saved <= 4 * (student.numel() + weight.numel()) + 64
-
-    positions, labels = torch.arange(rows), torch.zeros(rows, dtype=torch.int64)
-    made, _ = largest_made_and_total_saved(
-        lambda: masked_lm_loss(student, positions, labels, nn.Identity(), weight, backend="chunked")
-    )
-    assert made <= chunked.CHUNK_BYTES["cpu"] < 4 * rows * teacher_width
 
 
 # All three losses.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,15 @@ import torch.nn.functional as F
 from loss_cases import queries_and_keys, value_and_gradients
 from torch import Tensor, nn
 
-from edad_fast.kernels import attention_score_mse, chunked, hidden_state_mse, masked_lm_loss, match_heads
+from edad_fast.kernels import (
+    attention_score_mse,
+    choice,
+    chunked,
+    hidden_state_mse,
+    linear_form,
+    masked_lm_loss,
+    match_heads,
+)
 from edad_fast.losses import AttentionScoreMSE
 
 
@@ -29,18 +38,36 @@ def test_auto_gives_the_teacher_its_gradient_and_chunked_refuses() -> None:
     assert inputs[2].grad is None
 
 
-def test_an_explicit_backend_is_the_one_called(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backend", "algorithm", "module"),
+    [("chunked", "direct", "chunked"), ("chunked", "linear", "linear_form"), ("chunked", "auto", "chunked")],
+)
+def test_an_explicit_backend_is_the_one_called(
+    monkeypatch: pytest.MonkeyPatch, backend: str, algorithm: str, module: str
+) -> None:
     called = []
-    original = chunked.attention_score_mse
-    monkeypatch.setattr(
-        chunked, "attention_score_mse", lambda *a, **k: (called.append("chunked"), original(*a, **k))[1]
-    )
+    for candidate in (chunked, linear_form):
+        original = candidate.attention_terms
+
+        def record(*a: Any, name: str = candidate.__name__, call: Any = original, **k: Any) -> Any:
+            called.append(name.rpartition(".")[2])
+            return call(*a, **k)
+
+        monkeypatch.setattr(candidate, "attention_terms", record)
     inputs = queries_and_keys(1, 1, 3, 2, 2)
     attention_score_mse(*inputs, backend="reference")
     assert called == []
-    attention_score_mse(*inputs, backend="chunked")
-    attention_score_mse(*inputs)
-    assert called == ["chunked", "chunked"]
+    attention_score_mse(*inputs, backend=backend, algorithm=algorithm)
+    assert called == [module]
+
+
+def test_auto_takes_the_linear_form_for_long_rows_of_one_segment() -> None:
+    def picked(length: int, **options: Any) -> str:
+        x = torch.empty(0, 12, length, 26)
+        settings = {"single": True, "length": length, "varlen": False, **options}
+        return choice.attention("chunked", "auto", x, torch.empty(0, 12, length, 64), [], **settings)
+
+    assert [picked(128), picked(512), picked(512, single=False)] == ["chunked", "linear_form", "chunked"]
 
 
 def q(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -59,11 +86,23 @@ def q(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         ([*[q(1, 2, 3, 4)] * 4, torch.ones(1, 1, 1, 3).bool()], {}, ["[1, 1, 1, 3]", "[1, 3]"]),
         ([*[q(1, 2, 3, 4)] * 4, torch.ones(1, 3, device="meta").bool()], {}, ["meta", "cpu"]),
         ([q(1, 2, 3, 4)] * 4, {"mode": "valid"}, ["'valid'", "tinybert, valid_pairs"]),
-        ([q(1, 2, 3, 4)] * 4, {"backend": "triton"}, ["'triton'", "reference, chunked"]),
+        ([q(1, 2, 3, 4)] * 4, {"backend": "fast"}, ["'fast'", "reference, chunked"]),
+        ([q(1, 2, 3, 4)] * 4, {"backend": "cuda"}, ["cuda", "use"]),
+        ([q(1, 2, 3, 4)] * 4, {"algorithm": "quick"}, ["'quick'", "direct, linear"]),
+        ([q(1, 2, 3, 4)] * 4, {"backend": "reference", "algorithm": "linear"}, ["one algorithm"]),
+        (
+            [*[q(1, 2, 3, 4)] * 4, torch.ones(1, 3).int()],
+            {"algorithm": "linear"},
+            ["several segments", "bool"],
+        ),
+        ([q(3, 2, 4)] * 4, {"cu_seqlens": torch.tensor([0, 3])}, ["'tinybert'", "valid_pairs"]),
+        ([q(3, 2, 4)] * 4, {"cu_seqlens": torch.tensor([3])}, ["cu_seqlens", "[1]"]),
+        ([[q(1, 2, 3, 4)] * 2] * 3 + [[q(1, 2, 3, 4)]], {}, ["'teacher_k': 1"]),
+        ([[q(1, 2, 3, 4), q(1, 2, 5, 4)]] * 4, {}, ["one layer", "[1, 2, 5, 4]"]),
     ],
 )
 def test_attention_refuses_what_does_not_fit(
-    arguments: list[Tensor], options: dict[str, str], words: list[str]
+    arguments: list[Tensor], options: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         attention_score_mse(*arguments, **options)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from edad_fast.errors import InputError
+from edad_fast.kernels import HIDDEN_BACKENDS, HiddenTerm, distillation
 
 from .attention import AttentionScoreMSE
-from .hidden import HiddenStateMSE
 
 
 class Captured(Protocol):
@@ -54,6 +53,7 @@ class DistillationLoss(nn.Module):
 
     m = 0 is the embedding output (g(0) = 0); A are pre-softmax attention scores, averaged over the heads;
     W, b is `fit_dense`, one for all layers unless `share_projection` is off. The teacher is a constant.
+    Both terms over all layers are one node of the autograd graph.
 
     Args:
         student_width, teacher_width: hidden sizes d_S and d_T. `fit_dense` is there even if they are equal.
@@ -61,7 +61,8 @@ class DistillationLoss(nn.Module):
         attention_weight, hidden_weight: weights of the two terms; a term of weight 0 is not computed (and
             without the hidden term there is no `fit_dense`).
         mode: "tinybert" (means include padding, as published) or "valid_pairs" (tokens only, both terms).
-        head_match, backend: as in `AttentionScoreMSE`.
+        head_match, backend: as in `AttentionScoreMSE`. "cpu" and "cuda" have code for the attention term; the
+            hidden states then go the way of "auto".
         include_embeddings: whether m = 0 counts.
         share_projection: one `fit_dense`, or one for each matched hidden state.
 
@@ -96,7 +97,8 @@ class DistillationLoss(nn.Module):
         self.hidden_weight = hidden_weight
         self.hidden_pairs = ((0, 0), *self.pairs) if include_embeddings else self.pairs
         self.attention_loss = AttentionScoreMSE(mode, head_match, backend)
-        self.hidden_loss = HiddenStateMSE("valid" if mode == "valid_pairs" else mode, backend)
+        self.hidden_backend = backend if backend in HIDDEN_BACKENDS else "auto"
+        self.hidden_mode = "valid" if mode == "valid_pairs" else mode
         self.fit_dense: nn.Linear | nn.ModuleList | None = None
         if hidden_weight > 0.0 and share_projection:
             self.fit_dense = _fit_dense(student_width, teacher_width)
@@ -129,40 +131,46 @@ class DistillationLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or a layer of the map that was not captured.
         """
-        layers: dict[str, list[Tensor]] = {}
+        factors = {name: (scale or {}).get(name, 1.0) for name in ("hidden", "attention")}
+        hidden = attention = None
         if self.fit_dense is not None:
-            for index, (m, g) in enumerate(self.hidden_pairs):
-                linear = (
-                    self.fit_dense[index] if isinstance(self.fit_dense, nn.ModuleList) else self.fit_dense
-                )
-                loss = self.hidden_loss(
-                    _layer("student hidden_states", student.hidden_states, m),
-                    _layer("teacher hidden_states", teacher.hidden_states, g),
-                    linear.weight,
-                    linear.bias,
-                    segment_ids,
-                )
-                layers.setdefault("hidden", []).append(loss)
+            linears = self._projections()
+            hidden = HiddenTerm(
+                [_layer("student hidden_states", student.hidden_states, m) for m, _ in self.hidden_pairs],
+                [
+                    _layer("teacher hidden_states", teacher.hidden_states, g).detach()
+                    for _, g in self.hidden_pairs
+                ],
+                [linear.weight for linear in linears],
+                [linear.bias for linear in linears],
+                segment_ids,
+                self.hidden_mode,
+                self.hidden_weight * factors["hidden"],
+                self.hidden_backend,
+            )
         if self.attention_weight > 0.0:
-            for m, g in self.pairs:
-                loss = self.attention_loss(
-                    _layer("student queries", student.queries, m - 1),
-                    _layer("student keys", student.keys, m - 1),
-                    _layer("teacher queries", teacher.queries, g - 1),
-                    _layer("teacher keys", teacher.keys, g - 1),
-                    segment_ids,
-                )
-                layers.setdefault("attention", []).append(loss)
-        weights = {"attention": self.attention_weight, "hidden": self.hidden_weight}
-        factors = scale or {}
-        stacked = {name: torch.stack(losses) * factors.get(name, 1.0) for name, losses in layers.items()}
-        sums = {name: values.sum() for name, values in stacked.items()}
-        total = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
+            attention = self.attention_loss.term(
+                [_layer("student queries", student.queries, m - 1) for m, _ in self.pairs],
+                [_layer("student keys", student.keys, m - 1) for m, _ in self.pairs],
+                [_layer("teacher queries", teacher.queries, g - 1) for _, g in self.pairs],
+                [_layer("teacher keys", teacher.keys, g - 1) for _, g in self.pairs],
+                segment_ids,
+                weight=self.attention_weight * factors["attention"],
+            )
+        total, *means = distillation(attention, hidden)
+        layers = {
+            name: values * factors[name]
+            for name, values, term in zip(factors, means, (hidden, attention), strict=True)
+            if term
+        }
         return DistillationTerms(
-            total=total,
-            terms={name: value.detach() for name, value in sums.items()},
-            layers={name: values.detach() for name, values in stacked.items()},
+            total=total, terms={name: values.sum() for name, values in layers.items()}, layers=layers
         )
+
+    def _projections(self) -> list[nn.Linear]:
+        if isinstance(self.fit_dense, nn.Linear):
+            return [self.fit_dense]
+        return [linear for linear in self.fit_dense or () if isinstance(linear, nn.Linear)]
 
 
 def _fit_dense(student_width: int, teacher_width: int) -> nn.Linear:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from edad_fast.kernels import hidden_state_mse
+
+Tensors = Tensor | Sequence[Tensor]
 
 
 class HiddenStateMSE(nn.Module):
@@ -15,7 +19,7 @@ class HiddenStateMSE(nn.Module):
 
     Args:
         mode: "tinybert" (mean over all positions, padding too, as published) or "valid" (over tokens).
-        backend: "auto", "reference" or "chunked".
+        backend: as for `hidden_state_mse`; "auto" chooses.
     """
 
     def __init__(self, mode: str = "tinybert", backend: str = "auto") -> None:
@@ -25,22 +29,27 @@ class HiddenStateMSE(nn.Module):
 
     def forward(
         self,
-        student_hidden: Tensor,
-        teacher_hidden: Tensor,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
+        student_hidden: Tensors,
+        teacher_hidden: Tensors,
+        weight: Tensors | None = None,
+        bias: Tensors | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Scalar loss, fp32 (fp64 for fp64 inputs).
+        """Scalar loss, fp32 (fp64 for fp64 inputs); of several layers, the sum of their means.
 
         Args:
-            student_hidden: [..., d_S]; teacher_hidden: [..., d_T].
-            weight: [d_T, d_S], or None where the widths are equal; bias: [d_T] or None.
+            student_hidden: [..., d_S]; teacher_hidden: [..., d_T]; or lists of these, one for each layer.
+            weight: [d_T, d_S], or None where the widths are equal; bias: [d_T] or None; or lists.
             mask: bool (True = token) or int (0 = padding) [...], or None.
 
         Raises:
             ValueError: shapes, dtypes or options that do not fit.
         """
+        constant = (
+            teacher_hidden.detach()
+            if isinstance(teacher_hidden, Tensor)
+            else [x.detach() for x in teacher_hidden]
+        )
         return hidden_state_mse(
-            student_hidden, teacher_hidden.detach(), weight, bias, mask, mode=self.mode, backend=self.backend
+            student_hidden, constant, weight, bias, mask, mode=self.mode, backend=self.backend
         )

@@ -20,12 +20,15 @@ class MaskedLMHead(nn.Module):
         loss = MaskedLMHead()(hidden, head.transform, decoder.weight, decoder.bias, positions, labels)
 
     Args:
-        backend: "auto", "reference" or "chunked".
+        backend: as for `masked_lm_loss`; "auto" chooses.
+        label_smoothing, z_loss: as for `masked_lm_loss`.
     """
 
-    def __init__(self, backend: str = "auto") -> None:
+    def __init__(self, backend: str = "auto", label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
         super().__init__()
         self.backend = backend
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
 
     def forward(
         self,
@@ -48,5 +51,13 @@ class MaskedLMHead(nn.Module):
             ValueError: shapes, dtypes or options that do not fit.
         """
         return masked_lm_loss(
-            hidden, positions, labels, transform, decoder_weight, decoder_bias, backend=self.backend
+            hidden,
+            positions,
+            labels,
+            transform,
+            decoder_weight,
+            decoder_bias,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            backend=self.backend,
         )

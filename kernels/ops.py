@@ -1,0 +1,215 @@
+"""The registered operators: what torch.compile and CUDA graphs see of the losses.
+
+`edad_fast::distillation` is both layer-to-layer losses over all matched layers as one autograd node: forward
+computes the weighted total and, where wanted, the gradients but for their common factor; backward multiplies.
+Nothing is read back to the host, and no shape depends on data.
+
+The backends are functions of equal form, `attention_terms` and `hidden_terms` (chunked.py has them in plain
+PyTorch); they know nothing of autograd, weights or normalisation.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .common import compute_dtype, count_pairs, saved_dtype, segments_of_lengths, stacked_like
+
+# Modules of this package with attention_terms or hidden_terms; those of VARLEN take cu_seqlens as they are.
+VARLEN = ("linear_form", "cpu", "triton.attention", "triton.linear_attention", "cuda")
+PIECE = 1 << 16  # elements
+WANT_Q, WANT_K, WANT_H, WANT_W, WANT_B = 1, 2, 4, 8, 16
+
+SCHEMA = """(
+    Tensor[] student_q, Tensor[] student_k, Tensor[] teacher_q, Tensor[] teacher_k,
+    Tensor[] student_hidden, Tensor[] teacher_hidden, Tensor[] weights, Tensor[] biases,
+    Tensor? segments, Tensor? cu_seqlens, Tensor? valid, int max_length, str mode,
+    float student_scale, float teacher_scale, float attention_weight, float hidden_weight,
+    str attention_backend, str hidden_backend, ScalarType product, int wanted
+) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"""
+
+
+def backend_module(name: str) -> ModuleType:
+    """The module of this package that computes."""
+    return importlib.import_module(f".{name}", __package__)
+
+
+def _unwanted(gradients: list[Tensor], wanted: int, flags: tuple[int, ...]) -> list[Tensor]:
+    """Backends return whatever is empty for a gradient that is not wanted; the operator, always [0]."""
+    return [x if wanted & flag else x.new_empty(0) for x, flag in zip(gradients, flags, strict=True)]
+
+
+def _distillation(
+    student_q: list[Tensor],
+    student_k: list[Tensor],
+    teacher_q: list[Tensor],
+    teacher_k: list[Tensor],
+    student_hidden: list[Tensor],
+    teacher_hidden: list[Tensor],
+    weights: list[Tensor],
+    biases: list[Tensor],
+    segments: Tensor | None,
+    cu_seqlens: Tensor | None,
+    valid: Tensor | None,
+    max_length: int,
+    mode: str,
+    student_scale: float,
+    teacher_scale: float,
+    attention_weight: float,
+    hidden_weight: float,
+    attention_backend: str,
+    hidden_backend: str,
+    product: torch.dtype,
+    wanted: int,
+) -> tuple[Tensor, ...]:
+    """Total, means [states + layers], factors [2], half gradients of q, k, hidden states, weights, biases."""
+    first = (student_hidden or student_q)[0]
+    dtype = _value_dtype(student_q, teacher_q, student_hidden, teacher_hidden)
+    means, factors = [], []
+    total = torch.zeros((), dtype=dtype, device=first.device)
+    gradients = [first.new_empty(0) for _ in range(5)]
+    if student_hidden:
+        backend = backend_module(hidden_backend)
+        sums, *computed = backend.hidden_terms(
+            *(student_hidden, teacher_hidden, weights, biases, valid),
+            product=product,
+            want_h=bool(wanted & WANT_H),
+            want_w=bool(wanted & WANT_W),
+            want_b=bool(wanted & WANT_B),
+        )
+        gradients[2:] = _unwanted(computed, wanted, (WANT_H, WANT_W, WANT_B))
+        count = _filled(student_hidden[0].shape[0], first) if valid is None else valid.sum().double()
+        normaliser = (count * weights[0].shape[0]).clamp(min=1)
+        means.append((sums / normaliser).to(dtype))
+        total = total + means[-1].sum() * hidden_weight
+        factors.append(2 * hidden_weight / normaliser)
+    else:
+        factors.append(_filled(0, first))
+    if student_q:
+        name, _, algorithm = attention_backend.partition(":")
+        backend = backend_module(name)
+        place: dict[str, Any] = {"algorithm": algorithm} if algorithm else {}
+        if name in VARLEN:
+            place |= {"cu_seqlens": cu_seqlens, "max_length": max_length}
+        elif cu_seqlens is not None:
+            segments = segments_of_lengths(cu_seqlens, student_q[0].shape[2])
+        sums, *computed = backend.attention_terms(
+            *(student_q, student_k, teacher_q, teacher_k, segments),
+            mode=mode,
+            student_scale=student_scale,
+            teacher_scale=teacher_scale,
+            want_q=bool(wanted & WANT_Q),
+            want_k=bool(wanted & WANT_K),
+            **place,
+        )
+        gradients[:2] = _unwanted(computed, wanted, (WANT_Q, WANT_K))
+        batch, heads, length, _ = student_q[0].shape
+        if mode == "valid_pairs":
+            pairs = count_pairs(segments, cu_seqlens, student_q[0])
+        else:
+            pairs = _filled(batch * length * length, first)
+        normaliser = (pairs * heads).clamp(min=1)
+        means.append((sums / normaliser).to(dtype))
+        total = total + means[-1].sum() * attention_weight
+        factors.append(2 * attention_weight / normaliser)
+    else:
+        factors.append(_filled(0, first))
+    return total, torch.cat(means), torch.stack(factors).to(dtype), *gradients
+
+
+def _filled(value: int, like: Tensor) -> Tensor:
+    return torch.full((), value, dtype=torch.float64, device=like.device)
+
+
+def _value_dtype(*lists: Sequence[Tensor]) -> torch.dtype:
+    return compute_dtype(*(tensors[0] for tensors in lists if tensors))
+
+
+def _fake(
+    student_q: list[Tensor],
+    student_k: list[Tensor],
+    teacher_q: list[Tensor],
+    teacher_k: list[Tensor],
+    student_hidden: list[Tensor],
+    teacher_hidden: list[Tensor],
+    weights: list[Tensor],
+    biases: list[Tensor],
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    wanted = rest[-1]
+    first = (student_hidden or student_q)[0]
+    dtype = _value_dtype(student_q, teacher_q, student_hidden, teacher_hidden)
+    sums = compute_dtype(*(x[0] for x in (student_hidden, teacher_hidden, weights) if x))
+    gradients = [
+        stacked_like(tensors, saved_dtype(tensors[0])) if wanted & flag else first.new_empty(0)
+        for tensors, flag in ((student_q, WANT_Q), (student_k, WANT_K), (student_hidden, WANT_H))
+    ]
+    for tensors, flag in ((weights, WANT_W), (biases, WANT_B)):
+        shape = (len(tensors), *tensors[0].shape) if wanted & flag else (0,)
+        gradients.append(first.new_empty(shape, dtype=sums))
+    count = len(student_hidden) + len(student_q)
+    return (
+        first.new_empty((), dtype=dtype),
+        first.new_empty((count,), dtype=dtype),
+        first.new_empty((2,), dtype=dtype),
+        *gradients,
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros for them
+    ctx.save_for_backward(*output[2:])
+    ctx.lengths = [len(tensors) for tensors in inputs[:8]]
+    ctx.dtypes = [tensors[0].dtype if tensors else None for tensors in inputs[:8]]
+    ctx.others = len(inputs) - 8
+    ctx.wanted = inputs[-1]
+
+
+@once_differentiable
+def _backward(ctx: Any, grad_total: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    results: list[Any] = [[None] * length for length in ctx.lengths]
+    if grad_total is None:
+        return *results, *[None] * ctx.others
+    factors, *saved = ctx.saved_tensors
+    factors = factors * grad_total
+    # (gradient, which input list, which factor): the hidden states' factor is 0, the attention's 1.
+    places = ((0, 1, WANT_Q), (1, 1, WANT_K), (4, 0, WANT_H), (6, 0, WANT_W), (7, 0, WANT_B))
+    for gradient, (index, term, flag) in zip(saved, places, strict=True):
+        if ctx.wanted & flag:
+            results[index] = list(scaled(gradient, factors[term], ctx.dtypes[index]).unbind())
+    return *results, *[None] * ctx.others
+
+
+def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient * factor, rounded once; `gradient` is dense.
+
+    A factor without dimensions would first be rounded to bf16. A CPU makes whole fp32 copies where the dtypes
+    differ, so there it goes piece by piece.
+    """
+    result = torch.empty_like(gradient, dtype=dtype)
+    wide = factor.view(1)
+    if not gradient.is_cpu or gradient.dtype == dtype == factor.dtype or torch.compiler.is_compiling():
+        return torch.mul(gradient, wide, out=result)
+    source, target = (x.as_strided((x.numel(),), (1,)) for x in (gradient, result))
+    for start in range(0, source.numel(), PIECE):
+        torch.mul(source[start : start + PIECE], wide, out=target[start : start + PIECE])
+    return result
+
+
+# "edad_fast". Where a checkout's root is on sys.path, other software (transformers looks for a package of
+# that name) imports this folder as "kernels": registering the name a second time would pull it from under the
+# first.
+NAMESPACE = __name__.partition(".")[0]
+
+distillation = torch.library.custom_op(
+    f"{NAMESPACE}::distillation", _distillation, mutates_args=(), schema=SCHEMA
+)
+distillation.register_fake(_fake)
+distillation.register_autograd(_backward, setup_context=_setup_context)

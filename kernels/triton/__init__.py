@@ -1,0 +1,1 @@
+"""The losses as Triton kernels. Imported only when this backend is chosen."""

@@ -1,0 +1,175 @@
+"""The registered operators: opcheck, torch.compile, one node of the graph, CUDA graphs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from loss_cases import queries_and_keys, random_states, value_and_gradients
+from torch import Tensor
+
+from edad_fast.kernels import (
+    AttentionTerm,
+    HiddenTerm,
+    attention_score_mse,
+    distillation,
+    hidden_state_mse,
+    logit_kl,
+    masked_lm_loss,
+    ops,
+    ops_outputs,
+    relation_kl,
+)
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def distillation_arguments(dtype: torch.dtype) -> tuple[object, ...]:
+    layers = [queries_and_keys(2, 2, 5, 3, 4, dtype=dtype, seed=i) for i in range(2)]
+    scores = [[layer[i].requires_grad_(i < 2) for layer in layers] for i in range(4)]
+    states = random_states(*[(10, 4)] * 2, *[(10, 6)] * 2, (6, 4), (6,), dtype=dtype)
+    student, teacher, weights, biases = states[:2], states[2:4], states[4:5], states[5:]
+    for x in (*student, *weights, *biases):
+        x.requires_grad_()
+    segments = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 2, 2, 0]], dtype=torch.int32)
+    return (
+        *(*scores, student, teacher, weights, biases),
+        *(segments, None, segments.reshape(-1) > 0, 5, "valid_pairs", 0.5, 0.4, 0.7, 1.3),
+        *("chunked", "chunked", dtype, 31),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_opcheck_of_the_distillation(dtype: torch.dtype) -> None:
+    torch.library.opcheck(ops.distillation, distillation_arguments(dtype))
+    nothing_wanted = (*distillation_arguments(dtype)[:-1], 0)
+    detached = [
+        [x.detach() for x in argument] if isinstance(argument, list) else argument
+        for argument in nothing_wanted
+    ]
+    torch.library.opcheck(ops.distillation, tuple(detached))
+
+
+def test_opcheck_of_the_outputs() -> None:
+    rows, weight, bias, student, teacher = random_states((7, 4), (9, 4), (9,), (2, 2, 5, 3), (2, 2, 5, 4))
+    for x in (rows, weight, bias, student):
+        x.requires_grad_()
+    labels = torch.tensor([0, 8, 3, 3, 1, 2, 7])
+    torch.library.opcheck(
+        ops_outputs.linear_cross_entropy,
+        (rows, weight, bias, labels, 0.1, 0.01, "chunked_outputs", torch.float64, 7),
+    )
+    segments = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 2, 2, 0]], dtype=torch.int32)
+    torch.library.opcheck(
+        ops_outputs.relation_kl, (student, teacher, segments, 0.5, 0.4, "chunked_outputs", True)
+    )
+    torch.library.opcheck(ops_outputs.logit_kl, (rows, weight.detach()[:7], 2.0, "chunked_outputs", True))
+
+
+def every_loss(student: list[Tensor], teacher: list[Tensor], mask: Tensor) -> Tensor:
+    sq, sk, hidden, weight, bias = student
+    tq, tk, target = teacher
+    attention = AttentionTerm([sq], [sk], [tq], [tk], mask, mode="valid_pairs", weight=0.5)
+    states = HiddenTerm([hidden], [target], [weight], [bias], mask, "valid", weight=2.0)
+    total = distillation(attention, states)[0]
+    positions, labels = torch.tensor([0, 3, 8]), torch.tensor([1, 5, 2])
+    total = total + masked_lm_loss(hidden, positions, labels, torch.tanh, weight, bias, z_loss=0.1)
+    return total + relation_kl(sq, tq, mask) + logit_kl(hidden, hidden.detach() * 2, temperature=2.0)
+
+
+def cases() -> tuple[list[Tensor], list[Tensor], Tensor]:
+    sq, sk, tq, tk = queries_and_keys(2, 2, 5, 3, 4, dtype=torch.float32)
+    hidden, target, weight, bias = random_states((2, 5, 4), (2, 5, 6), (6, 4), (6,), dtype=torch.float32)
+    mask = torch.arange(5)[None] < torch.tensor([[5], [3]])
+    return [x.requires_grad_() for x in (sq, sk, hidden, weight, bias)], [tq, tk, target], mask
+
+
+def test_torch_compile_sees_one_graph_and_gives_the_same() -> None:
+    student, teacher, mask = cases()
+    compiled = torch.compile(every_loss, fullgraph=True, backend="aot_eager")
+    for loss in (every_loss, compiled):
+        value = loss(student, teacher, mask)
+        gradients = torch.autograd.grad(value, student)
+        if loss is every_loss:
+            expected = [value.detach(), *gradients]
+    torch.testing.assert_close([value.detach(), *gradients], expected)
+
+
+def test_all_layers_of_both_terms_are_one_node() -> None:
+    (sq, sk, hidden, weight, bias), (tq, tk, target), mask = cases()
+    total, hidden_means, attention_means = distillation(
+        AttentionTerm([sq] * 3, [sk] * 3, [tq] * 3, [tk] * 3, mask, weight=0.5),
+        HiddenTerm([hidden] * 2, [target] * 2, [weight], [bias], mask, weight=2.0),
+    )
+    assert {type(x).__name__ for x, _ in total.grad_fn.next_functions if x is not None} == {
+        "AccumulateGrad",
+        "ViewBackward0",
+    }
+    torch.testing.assert_close(total, 0.5 * attention_means.sum() + 2.0 * hidden_means.sum())
+    assert not hidden_means.requires_grad
+    assert not attention_means.requires_grad
+    singles = [
+        0.5 * 3 * attention_score_mse(sq, sk, tq, tk, mask),
+        2.0 * 2 * hidden_state_mse(hidden, target, weight, bias, mask),
+    ]
+    torch.testing.assert_close(total, singles[0] + singles[1])
+    leaves = [sq, sk, hidden, weight, bias]
+    torch.testing.assert_close(
+        torch.autograd.grad(total, leaves), torch.autograd.grad(singles[0] + singles[1], leaves)
+    )
+
+
+def test_a_copy_of_the_package_under_another_name_leaves_the_operators_alone() -> None:
+    """Software that looks for a package named "kernels" finds this folder in a checkout's root."""
+    code = (
+        "import torch; from edad_fast.kernels import attention_score_mse; import kernels\n"
+        "x = torch.ones(1, 1, 2, 2); print(float(attention_score_mse(x, x, 2 * x, x)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == pytest.approx(2.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_capture_in_a_cuda_graph(backend: str) -> None:
+    *student, tq, tk = [x.cuda() for x in queries_and_keys(2, 2, 40, 26, 64, dtype=torch.bfloat16)]
+    mask = torch.arange(40, device="cuda")[None] < torch.tensor([[40], [13]], device="cuda")
+
+    def loss(*x: Tensor) -> Tensor:
+        return attention_score_mse(*x, mask, mode="valid_pairs", backend=backend)
+
+    expected = value_and_gradients(loss, [tq, tk], student)
+    leaves = [x.requires_grad_() for x in student]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            torch.autograd.grad(loss(*leaves, tq, tk), leaves)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = loss(*leaves, tq, tk)
+        gradients = torch.autograd.grad(value, leaves)
+    graph.replay()
+    assert torch.equal(value, expected[0])
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected[1:], strict=True))
+
+
+@pytest.mark.gpu
+def test_no_loss_waits_for_the_gpu() -> None:
+    student, teacher, mask = cases()
+    student = [x.detach().cuda().requires_grad_() for x in student]
+    teacher, mask = [x.cuda() for x in teacher], mask.cuda()
+    attention = AttentionTerm(*[[x] for x in (*student[:2], *teacher[:2])], mask, mode="valid_pairs")
+    states = HiddenTerm([student[2]], [teacher[2]], [student[3]], [student[4]], mask, "valid")
+    distillation(attention, states)[0].backward()  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        distillation(attention, states)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
