@@ -7,7 +7,8 @@ PYTHON ?= python3
 
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES = pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard csrc/*/*.[ch]pp csrc/*/*.inc)
+SOURCES = pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard csrc/*/*.[ch]pp csrc/*/*.inc) \
+  $(wildcard kernels/*/*.[ch]pp kernels/*/*.cu kernels/*/*.cuh)
 CMAKE_TESTS = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
   -DEDAD_FAST_BINDINGS=OFF -DEDAD_FAST_TESTS=ON $(CMAKE_ARGS)
 UNOPTIMISED = -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O1
@@ -48,12 +49,12 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	ln -sfn ../kernels edad_fast/kernels
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.hpp,$(SOURCES))
+	$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.hpp %.cu %.cuh,$(SOURCES))
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(filter %.cpp %.hpp,$(SOURCES))
+	$(BIN)/clang-format -i $(filter %.cpp %.hpp %.cu %.cuh,$(SOURCES))
 
 clean:
 	rm -rf $(VENV) build edad_fast.egg-info edad_fast/kernels edad_fast/*.so .mypy_cache .ruff_cache .pytest_cache
