@@ -54,7 +54,13 @@ def installed(unpacked_sdist: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_sdist_holds_the_sources_and_nothing_built(unpacked_sdist: Path) -> None:
-    for name in ["LICENSE", "README.md", "CMakeLists.txt", "csrc/bindings/module.cpp", "csrc/wordpiece/trie.hpp"]:
+    for name in [
+        "LICENSE",
+        "README.md",
+        "CMakeLists.txt",
+        "csrc/bindings/module.cpp",
+        "csrc/wordpiece/trie.hpp",
+    ]:
         assert (unpacked_sdist / name).is_file(), name
     assert modules(unpacked_sdist / "kernels") == modules(CHECKOUT / "kernels")
     assert not (unpacked_sdist / "edad_fast" / "kernels").exists()
