@@ -7,6 +7,7 @@ import functools
 import itertools
 import multiprocessing
 import pickle
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_vocabulary import CASED_TEXT, HARD, TEXT, TINY, write_base
@@ -27,6 +29,7 @@ from edad_fast.vocabulary import (
     encode_documents,
     load_tokenizer,
     save_tokenizer,
+    write_vocab,
 )
 
 PIECES = [
@@ -65,8 +68,12 @@ SENTENCES = [TEXT, CASED_TEXT, *HOSTILE, "hepatitis"]
 
 
 def peer(pieces: list[str], lowercase: bool = True) -> Any:
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    return BertTokenizerFast(vocab=vocabulary, do_lower_case=lowercase, model_max_length=48)
+    options: dict[str, Any] = {"do_lower_case": lowercase, "model_max_length": 48}
+    if transformers.__version__.startswith("4."):
+        with tempfile.TemporaryDirectory() as folder:
+            write_vocab(Path(folder) / "vocab.txt", pieces)
+            return BertTokenizerFast(vocab_file=str(Path(folder) / "vocab.txt"), **options)
+    return BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)}, **options)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
