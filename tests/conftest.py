@@ -37,4 +37,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(without)]
 
 
-pytest.register_assert_rewrite("toy_corpus", "toy_ner", "toy_training", "toy_vocabulary")
+pytest.register_assert_rewrite("toy_corpus", "toy_ner", "toy_tokenizers", "toy_training", "toy_vocabulary")

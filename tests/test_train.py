@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import tiny_corpus, tiny_student, tiny_teacher
+from tiny import tiny_corpus, tiny_teacher
+from toy_runs import arguments_of, metrics_of, write_inputs
 
 from edad_fast import evaluate, train
 from edad_fast.demo import demo
@@ -36,44 +36,13 @@ print("loaded")
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    tiny_teacher(folder / "teacher")
-    tiny_corpus(folder / "corpus.txt")
-    tiny_corpus(folder / "valid.txt", documents=10, seed=1)
-    tiny_student(folder / "student.json")
-    return folder
-
-
-def _arguments(inputs: Path, output: Path, **changes: object) -> list[str]:
-    options: dict[str, object] = {
-        "teacher": inputs / "teacher",
-        "corpus": inputs / "corpus.txt",
-        "validation": inputs / "valid.txt",
-        "student": inputs / "student.json",
-        "vocab_size": 90,
-        "seq_len": 32,
-        "batch_tokens": 256,
-        "max_steps": 6,
-        "loader_workers": 0,
-        "precision": "fp32",
-        "dropout": 0.1,
-        "log_every": 1,
-        "output_dir": output,
-        **changes,
-    }
-    return [
-        part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
-    ]
-
-
-def _metrics(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def test_automatic_vocabulary_size(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = {"vocab_size": "auto", "vocab_interval": 5, "vocab_threshold": 0.3, "criterion": "likelihood"}
-    assert train.main(_arguments(inputs, out, **options, max_steps=2)) == 0
+    assert train.main(arguments_of(inputs, out, **options, max_steps=2)) == 0
     added = json.loads((out / "report.json").read_text())["vocabulary"]["added"]
     assert added > 0
     assert added % 5 == 0
@@ -86,7 +55,7 @@ def test_automatic_vocabulary_size(inputs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["edad", "adapt_then_distill", "general_distillation"])
 def test_a_run_leaves_what_the_contract_names(inputs: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / "run"
-    assert train.main(_arguments(inputs, out, method=method)) == 0
+    assert train.main(arguments_of(inputs, out, method=method)) == 0
     for role in ("student", "teacher"):
         names = {
             "config.json",
@@ -109,7 +78,7 @@ def test_a_run_leaves_what_the_contract_names(inputs: Path, tmp_path: Path, meth
     assert report["parameters"]["teacher"] > report["parameters"]["student"] > 0
     losses = report["mlm_loss"]["teacher"]
     assert (losses["after"] < losses["before"]) == (method != "general_distillation")
-    assert [m["stage"] for m in _metrics(out)] == [s for s in stages for _ in range(6)]
+    assert [m["stage"] for m in metrics_of(out)] == [s for s in stages for _ in range(6)]
     assert {"losses.png", "alpha.png", "throughput.png"} <= {f.name for f in (out / "plots").iterdir()}
     assert yaml.safe_load((out / "config.yaml").read_text())["method"] == method
     assert "device hours" in (out / "report.md").read_text()
@@ -117,7 +86,7 @@ def test_a_run_leaves_what_the_contract_names(inputs: Path, tmp_path: Path, meth
 
 def test_the_student_loads_without_this_package(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train.main(_arguments(inputs, out, max_steps=2)) == 0
+    assert train.main(arguments_of(inputs, out, max_steps=2)) == 0
     general = vocabulary_of(load_tokenizer(inputs / "teacher"))
     command = [sys.executable, "-c", PLAIN_LOADER, str(out / "student"), str(len(general))]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -130,7 +99,7 @@ def test_the_student_loads_without_this_package(inputs: Path, tmp_path: Path) ->
 def test_options_of_the_contract_run(inputs: Path, tmp_path: Path) -> None:
     """NSP, exBERT on both sides, whole words, accumulation, bf16, a ready vocabulary, student weights."""
     first = tmp_path / "first"
-    arguments = _arguments(
+    arguments = arguments_of(
         inputs, first, nsp="true", teacher_arch="exbert", student_arch="exbert", max_steps=2,
         whole_word_masking="true", accumulation_steps=2, precision="bf16", schedule="cosine_reverse",
         alpha_scope="per_model",
@@ -139,7 +108,7 @@ def test_options_of_the_contract_run(inputs: Path, tmp_path: Path) -> None:
     assert json.loads((first / "teacher" / "config.json").read_text())["model_type"] == "edad_exbert"
     assert "load_masked_lm" in (first / "teacher" / "README.md").read_text()
     second = tmp_path / "second"
-    arguments = _arguments(
+    arguments = arguments_of(
         inputs, second, vocab=first / "vocabulary" / "vocab.txt", vocab_size=None, max_steps=2,
         student=_student_directory(inputs, tmp_path / "student"),
     )  # fmt: skip
@@ -153,7 +122,7 @@ def _student_directory(inputs: Path, folder: Path) -> Path:
 
 def test_a_run_is_repeatable(inputs: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        assert train.main(_arguments(inputs, tmp_path / name, max_steps=3)) == 0
+        assert train.main(arguments_of(inputs, tmp_path / name, max_steps=3)) == 0
     first, second = ((tmp_path / n / "student" / "model.safetensors").read_bytes() for n in ("a", "b"))
     assert first == second
 
@@ -164,7 +133,7 @@ def test_kill_and_resume_end_in_the_same_bits(inputs: Path, tmp_path: Path) -> N
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(out: Path, *extra: str) -> list[str]:
-        return [sys.executable, "-m", "edad_fast.train", *_arguments(inputs, out, **options), *extra]
+        return [sys.executable, "-m", "edad_fast.train", *arguments_of(inputs, out, **options), *extra]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     begin = time.monotonic()
@@ -188,7 +157,7 @@ def test_kill_and_resume_end_in_the_same_bits(inputs: Path, tmp_path: Path) -> N
         paths = [folder / role / "model.safetensors" for folder in (whole, broken)]
         assert paths[0].read_bytes() == paths[1].read_bytes(), role
     same = [
-        [{k: v for k, v in m.items() if k != "tokens_per_second"} for m in _metrics(f)]
+        [{k: v for k, v in m.items() if k != "tokens_per_second"} for m in metrics_of(f)]
         for f in (whole, broken)
     ]
     assert same[0] == same[1]
@@ -196,13 +165,13 @@ def test_kill_and_resume_end_in_the_same_bits(inputs: Path, tmp_path: Path) -> N
 
 def test_dry_run_trains_nothing(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert train.main([*_arguments(inputs, out), "--dry_run"]) == 0
+    assert train.main([*arguments_of(inputs, out), "--dry_run"]) == 0
     text = capsys.readouterr().out
     for part in ("teacher parameters", "TFLOP a step", "schedule: linear"):
         assert part in text
     assert not (out / "student").exists()
     assert not (out / "checkpoints").exists()
-    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+    assert train.main(arguments_of(inputs, out, max_steps=1)) == 0
 
 
 def test_a_failed_start_costs_nothing(
@@ -211,15 +180,15 @@ def test_a_failed_start_costs_nothing(
     """Bad options leave finished work alone, even with --overwrite, and block no corrected command."""
     out = tmp_path / "run"
     for option, value in (("corpus", tmp_path / "*.typo"), ("student", "tinybret4"), ("layer_map", "1,9")):
-        assert train.main(_arguments(inputs, out, **{option: value})) == 2
+        assert train.main(arguments_of(inputs, out, **{option: value})) == 2
         assert not out.exists(), "nothing is prepared before the options are checked"
-    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+    assert train.main(arguments_of(inputs, out, max_steps=1)) == 0
     (out / "notes.txt").write_text("mine")
     student = (out / "student" / "model.safetensors").read_bytes()
     for option, value in (("corpus", tmp_path / "*.typo"), ("student", "tinybret4"), ("vocab_size", 5000)):
-        assert train.main([*_arguments(inputs, out, **{option: value}), "--overwrite"]) == 2
+        assert train.main([*arguments_of(inputs, out, **{option: value}), "--overwrite"]) == 2
         assert (out / "student" / "model.safetensors").read_bytes() == student
-    assert train.main([*_arguments(inputs, out, max_steps=1, seed=5), "--overwrite"]) == 0
+    assert train.main([*arguments_of(inputs, out, max_steps=1, seed=5), "--overwrite"]) == 0
     assert (out / "student" / "model.safetensors").read_bytes() != student
     assert (out / "notes.txt").read_text() == "mine"
 
@@ -228,11 +197,11 @@ def test_resume_refuses_another_corpus_before_touching_shards(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus, out = tiny_corpus(tmp_path / "corpus.txt"), tmp_path / "run"
-    assert train.main(_arguments(inputs, out, corpus=corpus, vocab_size=None, max_steps=2)) == 0
+    assert train.main(arguments_of(inputs, out, corpus=corpus, vocab_size=None, max_steps=2)) == 0
     shards = {f: f.read_bytes() for f in (out / "shards" / "corpus").iterdir()}
     corpus.write_text(corpus.read_text() + "\nthe gene acts .\n")
     assert (
-        train.main([*_arguments(inputs, out, corpus=corpus, vocab_size=None, max_steps=2), "--resume"]) == 2
+        train.main([*arguments_of(inputs, out, corpus=corpus, vocab_size=None, max_steps=2), "--resume"]) == 2
     )
     assert "corpus.txt" in capsys.readouterr().err
     assert shards == {f: f.read_bytes() for f in (out / "shards" / "corpus").iterdir()}
@@ -240,9 +209,9 @@ def test_resume_refuses_another_corpus_before_touching_shards(
 
 def test_resuming_a_finished_run_changes_no_figure(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train.main(_arguments(inputs, out, max_steps=2)) == 0
+    assert train.main(arguments_of(inputs, out, max_steps=2)) == 0
     before = json.loads((out / "report.json").read_text())
-    assert train.main([*_arguments(inputs, out, max_steps=2, learning_rate=3e-5), "--resume"]) == 0
+    assert train.main([*arguments_of(inputs, out, max_steps=2, learning_rate=3e-5), "--resume"]) == 0
     after = json.loads((out / "report.json").read_text())
     for key in ("device_hours", "parameters", "mlm_loss", "tokens_seen", "losses"):
         assert after[key] == before[key], key
@@ -250,20 +219,20 @@ def test_resuming_a_finished_run_changes_no_figure(inputs: Path, tmp_path: Path)
 
 def test_a_dry_run_or_a_failure_leaves_an_old_run_as_it_was(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train.main(_arguments(inputs, out)) == 0
+    assert train.main(arguments_of(inputs, out)) == 0
 
     def state() -> dict[str, bytes]:
         return {str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()}
 
     before = state()
-    other = [*_arguments(inputs, out, vocab_size=80), "--overwrite"]
+    other = [*arguments_of(inputs, out, vocab_size=80), "--overwrite"]
     assert train.main([*other, "--dry_run"]) == 0
     assert state() == before
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
-    assert train.main([*_arguments(inputs, out, vocab_size=80, validation=empty), "--overwrite"]) == 2
+    assert train.main([*arguments_of(inputs, out, vocab_size=80, validation=empty), "--overwrite"]) == 2
     assert state() == before
-    assert train.main([*_arguments(inputs, out), "--resume"]) == 0
+    assert train.main([*arguments_of(inputs, out), "--resume"]) == 0
     assert train.main(other) == 0
     assert len(vocabulary_of(load_tokenizer(out / "student"))) == 80
     assert len(vocabulary_of(load_tokenizer(out / "vocabulary"))) == 80
@@ -271,7 +240,7 @@ def test_a_dry_run_or_a_failure_leaves_an_old_run_as_it_was(inputs: Path, tmp_pa
 
 def test_evaluations_reach_report_and_card(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train.main(_arguments(inputs, out)) == 0
+    assert train.main(arguments_of(inputs, out)) == 0
     assert load_tokenizer(out / "student").model_max_length == 32, "the length it was trained on"
     command = ["mlm", "--model", str(out / "student"), "--data", str(inputs / "valid.txt"), "--seq_len", "32"]
     assert evaluate.main(command) == 0
@@ -279,37 +248,15 @@ def test_evaluations_reach_report_and_card(inputs: Path, tmp_path: Path) -> None
     assert 0 < loss < 10
     assert "mlm valid.txt / loss" in (out / "student" / "README.md").read_text()
     assert "sequences of 32 tokens" in (out / "student" / "README.md").read_text()
-    assert train.main([*_arguments(inputs, out), "--resume"]) == 0
+    assert train.main([*arguments_of(inputs, out), "--resume"]) == 0
     assert json.loads((out / "report.json").read_text())["evaluation"], "kept when a run is resumed"
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("loader_workers", -1),
-        ("checkpoint_every", -3),
-        ("evaluation_tokens", 0),
-        ("max_line_mib", 0),
-        ("seed", -1),
-    ],
-)
-def test_numbers_out_of_range_are_refused(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: int
-) -> None:
-    assert train.main(_arguments(inputs, tmp_path / "run", **{option: value})) == 2
-    assert f"--{option} is {value}; give" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_made_is_named(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(_arguments(inputs, Path("/proc/none"))) == 2
-    assert "error: /proc/none" in capsys.readouterr().err
 
 
 def test_reported_parameters_are_those_of_the_files(inputs: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     out = tmp_path / "run"
-    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+    assert train.main(arguments_of(inputs, out, max_steps=1)) == 0
     report = json.loads((out / "report.json").read_text())
     for role in ("student", "teacher"):
         with safe_open(out / role / "model.safetensors", framework="np") as tensors:
@@ -321,140 +268,19 @@ def test_output_directory_is_not_overwritten(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert train.main(_arguments(inputs, out, max_steps=1)) == 0
+    assert train.main(arguments_of(inputs, out, max_steps=1)) == 0
     before = (out / "student" / "model.safetensors").read_bytes()
-    assert train.main(_arguments(inputs, out, max_steps=1)) == 2
+    assert train.main(arguments_of(inputs, out, max_steps=1)) == 2
     assert "--resume" in capsys.readouterr().err
-    assert train.main([*_arguments(inputs, out, max_steps=1, seed=3), "--resume"]) == 2
+    assert train.main([*arguments_of(inputs, out, max_steps=1, seed=3), "--resume"]) == 2
     assert "--seed was 0, is 3" in capsys.readouterr().err
     assert (out / "student" / "model.safetensors").read_bytes() == before
-    assert train.main([*_arguments(inputs, out, max_steps=1, seed=3), "--overwrite"]) == 0
+    assert train.main([*arguments_of(inputs, out, max_steps=1, seed=3), "--overwrite"]) == 0
     assert (out / "student" / "model.safetensors").read_bytes() != before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    assert train.main([*_arguments(inputs, tmp_path / "mine"), "--overwrite"]) == 2
+    assert train.main([*arguments_of(inputs, tmp_path / "mine"), "--overwrite"]) == 2
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
-
-
-def _damage(inputs: Path, folder: Path, case: str) -> dict[str, object]:
-    """Prepare the bad input `case` in `folder`; returns the options that lead to it."""
-    match case:
-        case "no_match":
-            return {"corpus": folder / "*.absent"}
-        case "empty":
-            (folder / "empty.txt").write_text(" \n\n")
-            return {"corpus": folder / "empty.txt"}
-        case "utf8":
-            (folder / "latin.txt").write_bytes(b"the cell acts\n" + "caf\xe9".encode("latin-1"))
-            return {"corpus": folder / "latin.txt"}
-        case "small_vocabulary":
-            return {"vocab_size": 20}
-        case "large_vocabulary":
-            return {"vocab_size": 5000}
-        case "duplicate_pieces":
-            text = (inputs / "teacher" / "vocab.txt").read_text()
-            (folder / "vocab.txt").write_text(text + "##xx\n##xx\n")
-            return {"vocab": folder / "vocab.txt", "vocab_size": None}
-        case "no_tokenizer":
-            teacher = tiny_teacher(folder / "teacher")
-            for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
-                (teacher / name).unlink(missing_ok=True)
-            return {"teacher": teacher}
-        case "deep_student":
-            return {"student": tiny_student(folder / "deep.json", layers=6)}
-        case "long":
-            return {"seq_len": 128}
-        case "student_name":
-            return {"student": "tinybret4"}
-        case "other_pieces":
-            student = tiny_teacher(folder / "student", layers=2)
-            text = (student / "vocab.txt").read_text().replace("liver", "river")
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                (student / name).unlink()
-            (student / "vocab.txt").write_text(text)
-            return {"student": student}
-        case "unequal_heads":
-            student = tiny_student(folder / "heads.json", width=12, heads=6)
-            return {"student": student, "head_match": "equal"}
-        case "file_as_folder":
-            (folder / "run").write_text("")
-            return {}
-    raise AssertionError(case)
-
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        ("no_match", "*.absent"),
-        ("empty", "empty.txt"),
-        ("utf8", "latin.txt"),
-        ("small_vocabulary", "20"),
-        ("large_vocabulary", "more than the corpus supports"),
-        ("duplicate_pieces", "'##xx'"),
-        ("no_tokenizer", "no tokenizer"),
-        ("deep_student", "6"),
-        ("long", "--seq_len 128 is above the 64 positions"),
-        ("student_name", "neither a known shape"),
-        ("other_pieces", "its vocabulary is not the teacher's"),
-        ("unequal_heads", "--head_match equal"),
-        ("file_as_folder", "is a file"),
-    ],
-)
-def test_bad_input_is_explained(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, message: str
-) -> None:
-    arguments = _arguments(inputs, tmp_path / "run", **_damage(inputs, tmp_path, case))
-    assert train.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "error: " in error
-    assert message in error
-    assert "Traceback" not in error
-
-
-def test_missing_inputs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["--max_steps", "1"]) == 2
-    assert "--teacher is missing" in capsys.readouterr().err
-
-
-def test_a_loss_that_is_not_finite_shows_its_text(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    changes = {
-        "learning_rate": 1e30,
-        "student_learning_rate": 1e30,
-        "warmup_fraction": 0.0,
-        "max_grad_norm": 1e30,
-    }
-    assert train.main(_arguments(inputs, out, **changes)) == 2
-    error = capsys.readouterr().err
-    assert "is not finite" in error
-    assert f"Their text is in {out / 'bad_rows.txt'}" in error
-    rows = (out / "bad_rows.txt").read_text().splitlines()
-    assert rows
-    assert all(re.match(r"row \d+: \S+", row) for row in rows)
-    assert "[MASK]" not in "".join(rows)
-
-
-def test_a_full_disk_keeps_what_is_finished(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import errno
-
-    import edad_fast.methods.run as module
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    out = tmp_path / "run"
-    monkeypatch.setattr(module, "save_model", full)
-    assert train.main(_arguments(inputs, out)) == 2
-    assert "no space left" in capsys.readouterr().err
-    assert not (out / "student").exists()
-    monkeypatch.undo()
-    assert train.main([*_arguments(inputs, out), "--resume"]) == 0
-    assert len(_metrics(out)) == 6, "the finished training is not repeated"
-    assert (out / "student" / "model.safetensors").is_file()
 
 
 def test_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@
 namespace edad_fast::wordpiece {
 namespace {
 
-constexpr std::size_t kCodePoints = 0x110000;
 
 void append_character(std::string& text, std::uint32_t code) {
   const auto byte = [&](std::uint32_t value) { text.push_back(static_cast<char>(value)); };

@@ -8,27 +8,15 @@
 #include <stdexcept>
 #include <thread>
 
+#include "unicode.hpp"
+
 namespace edad_fast::wordpiece {
 namespace {
 
-char* put(char* out, std::uint32_t code) {
-  const auto byte = [&](std::uint32_t value) { *out++ = static_cast<char>(value); };
-  if (code < 0x80) {
-    byte(code);
-  } else if (code < 0x800) {
-    byte(0xC0 | code >> 6);
-    byte(0x80 | (code & 0x3F));
-  } else if (code < 0x10000) {
-    byte(0xE0 | code >> 12);
-    byte(0x80 | (code >> 6 & 0x3F));
-    byte(0x80 | (code & 0x3F));
-  } else {
-    byte(0xF0 | code >> 18);
-    byte(0x80 | (code >> 12 & 0x3F));
-    byte(0x80 | (code >> 6 & 0x3F));
-    byte(0x80 | (code & 0x3F));
-  }
-  return out;
+char* put(char* out, char32_t code) {
+  const Utf8Bytes character = to_utf8(code);
+  std::memcpy(out, &character.bytes, sizeof(character.bytes));  // there is room for four bytes
+  return out + character.length;
 }
 
 // Eight units are ASCII: copies them. A plain loop that compilers turn into vector code.
