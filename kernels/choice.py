@@ -11,7 +11,7 @@ from torch import Tensor
 from .checks import check_choice
 
 BACKENDS = ("auto", "reference", "chunked", "cpu", "triton", "cuda")
-CROSS_ENTROPY_BACKENDS = ("auto", "reference", "chunked", "triton")
+CROSS_ENTROPY_BACKENDS = ("auto", "reference", "chunked", "cpu", "triton")
 PLAIN_BACKENDS = ("auto", "reference", "chunked")
 ALGORITHMS = ("auto", "direct", "linear")
 # Longest row for which the C++ code is faster tile by tile than in the linear form, measured at head widths
@@ -120,6 +120,35 @@ def hidden(backend: str, student: Tensor, has_weight: bool, constants: list[str]
     if backend in ("reference", "chunked"):
         return backend
     raise ValueError(f'backend {backend!r} has no code for the hidden-state loss: use "triton" or "chunked"')
+
+
+def cross_entropy(backend: str, hidden: Tensor, weight: Tensor) -> str:
+    """The module that computes the masked-language-model loss; or "reference".
+
+    Raises:
+        ValueError: an explicit backend that cannot.
+    """
+    check_choice("backend", backend, CROSS_ENTROPY_BACKENDS)
+    on_cpu = hidden.device.type == "cpu"
+    wide = torch.float64 in (hidden.dtype, weight.dtype)
+    if backend == "auto":
+        if _on_triton(hidden) and not wide:
+            backend = "triton"
+        else:
+            backend = "cpu" if on_cpu and not wide and available("cpu") else "chunked"
+    if backend == "cpu":
+        if not available("cpu"):
+            raise ValueError('backend "cpu" was not built (it needs a C++20 compiler): use "chunked"')
+        if not on_cpu or wide:
+            raise ValueError(
+                f'backend "cpu" computes fp32 and 16-bit types on a CPU, not {hidden.dtype} and '
+                f'{weight.dtype} on {hidden.device}: use "chunked"'
+            )
+        return "cpu.cross_entropy"
+    if backend == "triton":
+        _check_triton(hidden, weight)
+        return "triton.cross_entropy"
+    return "chunked_outputs" if backend == "chunked" else backend
 
 
 def outputs(backend: str, student: Tensor, backends: tuple[str, ...], teacher: Tensor | None = None) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .common import (
+    add_product,
     compute_dtype,
     counted_pairs,
     saved_dtype,
@@ -43,16 +44,6 @@ def row_pieces(rows: int, width: int, items: int) -> list[slice]:
     """Slices of equal length that cover `rows`: within the budget of `items`, or of at most ROWS rows."""
     count = max(1, -(-rows // max(ROWS, items // max(1, width))))
     return pieces(rows, -(-rows // count))
-
-
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, in total's precision across calls; within one where the device can."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    elif left.is_cuda and hasattr(torch.ops.aten.mm, "dtype"):  # torch 2.8 and later
-        total += torch.mm(left, right, out_dtype=total.dtype)
-    else:
-        total += left @ right
 
 
 def attention_terms(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chunked import add_product, chunk_items, pieces, row_pieces
-from .common import compute_dtype, counted_pairs, saved_dtype, without_autocast
+from .chunked import chunk_items, pieces, row_pieces
+from .common import add_product, compute_dtype, counted_pairs, saved_dtype, without_autocast
 
 
 def cross_entropy_terms(

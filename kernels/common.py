@@ -101,3 +101,27 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, in total's precision across calls; within one where the device can."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif _multiplies_into(left):
+        total += torch.mm(left, right, out_dtype=total.dtype)
+    else:
+        total += left @ right
+
+
+def set_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total = left @ right, in total's precision where the device can."""
+    if left.dtype == total.dtype:
+        torch.mm(left, right, out=total)
+    elif _multiplies_into(left):
+        torch.mm(left, right, out_dtype=total.dtype, out=total)
+    else:
+        total.copy_(left @ right)
+
+
+def _multiplies_into(left: Tensor) -> bool:
+    return left.is_cuda and hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8 and later

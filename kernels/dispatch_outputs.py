@@ -37,8 +37,8 @@ def masked_lm_loss(
         decoder_weight: [V, d'], usually tied to the embeddings; decoder_bias: [V] or None.
         label_smoothing: weight of the uniform distribution in the target, 0 to 1.
         z_loss: factor of the squared log-normaliser, 0 or above.
-        backend: "reference"; "chunked" (plain PyTorch, any device); "triton" (softmax and its gradient in one
-            kernel); "auto".
+        backend: "reference"; "chunked" (plain PyTorch, any device); "cpu" and "triton" (softmax and its
+            gradient in one kernel); "auto".
 
     Returns:
         Scalar, fp32 (fp64 for fp64 inputs); 0, connected to the graph, when M = 0.
@@ -65,7 +65,7 @@ def masked_lm_loss(
         raise ValueError(f"label_smoothing is {label_smoothing}: a number from 0 to 1 is needed")
     if not 0.0 <= z_loss < float("inf"):
         raise ValueError(f"z_loss is {z_loss}: a finite number, 0 or above, is needed")
-    picked = choice.outputs(backend, hidden, choice.CROSS_ENTROPY_BACKENDS)
+    picked = choice.cross_entropy(backend, hidden, decoder_weight)
     if picked == "reference":
         return reference.masked_lm_loss(
             hidden,

@@ -124,7 +124,7 @@ def smoothed_case(dtype: torch.dtype, seed: int = 0) -> tuple[list[Tensor], Tens
     return [hidden, weight, bias], positions, torch.randint(77, (100,), generator=generator)
 
 
-CE_WAYS = [("cpu", "reference"), ("cpu", "chunked"), ("cpu", "triton")]
+CE_WAYS = [("cpu", "reference"), ("cpu", "chunked"), ("cpu", "cpu"), ("cpu", "triton")]
 CE_WAYS += [pytest.param("cuda", "triton", marks=pytest.mark.gpu)]
 DRAWS = 8
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .cpu_attention import half_attention
 from .exbert import original_layer
 
 ATTENTION = "edad_capture"
@@ -54,11 +55,8 @@ def _capturing_sdpa(
     if sink is not None:
         sink["query"], sink["key"] = query, key
     if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
-        # The CPU's flash kernel runs its backward pass three times slower in bf16 than in fp32.
-        output, _ = sdpa_attention_forward(
-            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
-        )
-        return output.to(query.dtype), None
+        with torch.autocast("cpu", enabled=False):
+            return half_attention(module, query, key, value, attention_mask, **kwargs), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

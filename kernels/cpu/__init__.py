@@ -1,7 +1,8 @@
-"""The attention-score loss in C++ for CPUs: a head at a time in a processor's cache, threads over the heads.
+"""The losses in C++ for CPUs: a head or a row of logits at a time in a processor's cache, threads over them.
 
-The library (attention.cpp, library.cpp) links neither torch nor Python and is called through ctypes. Each
-head's sum is its own and they are added in order, so the number of threads does not change a bit.
+The library (attention.cpp, cross_entropy.cpp, library.cpp) links neither torch nor Python and is called
+through ctypes. Each item's sum is its own and they are added in order, so the number of threads does not
+change a bit.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,20 @@ class _Tensor(ctypes.Structure):
         return _Tensor(x.data_ptr(), x.stride(0), x.stride(1), x.stride(2))
 
 
+_pointer, _long, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+# Arguments of the functions of library.cpp.
+_FUNCTIONS: dict[str, list[Any]] = {
+    "edad_fast_attention": [
+        *(ctypes.POINTER(_Tensor), _long, _long, _long, _pointer, _pointer, _long, _long),
+        *(_double, _double, _int, _int, _int, _int, _pointer),
+    ],
+    "edad_fast_cross_entropy": [
+        *(_pointer, _long, _long, _pointer, _pointer, _double, _double, _int, _int, _int, _pointer),
+    ],
+    "edad_fast_column_sums": [_pointer, _long, _long, _int, _int, _pointer],
+}
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled library; None where it was not built. EDAD_FAST_CPU_LIBRARY names another file."""
@@ -45,14 +61,10 @@ def library() -> ctypes.CDLL | None:
     for file in [Path(named)] if named else [folder / NAME for folder in folders]:
         if file.is_file():
             loaded = ctypes.CDLL(str(file))
-            function = loaded.edad_fast_attention
-            function.restype = ctypes.c_int
-            function.argtypes = [
-                *(ctypes.POINTER(_Tensor), ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
-                *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64),
-                *(ctypes.c_double, ctypes.c_double, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int),
-                ctypes.c_void_p,
-            ]
+            for name, arguments in _FUNCTIONS.items():
+                function = getattr(loaded, name)
+                function.restype = ctypes.c_int
+                function.argtypes = arguments
             return loaded
     return None
 

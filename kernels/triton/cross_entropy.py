@@ -1,21 +1,19 @@
-"""Cross-entropy of linear logits: softmax, loss and gradient in one kernel, in the logits' own memory.
-
-The products are cuBLAS's, over chunks of rows; the weight's gradient is summed over them in fp32.
-"""
+"""Cross-entropy of linear logits: softmax, loss and gradient in one kernel, in the logits' own memory."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common import compute_dtype, saved_dtype, without_autocast
+from .. import logit_chunks
 from .launch import on_device
 
-# Bytes of the logits held at a time, and the least number of rows: fewer would starve the products.
+# Bytes of the logits held at a time.
 BUDGET = 256 << 20
-ROWS = 512
 BLOCK = 4096
 
 
@@ -70,53 +68,39 @@ def cross_entropy_terms(
     *,
     label_smoothing: float,
     z_loss: float,
-    product: torch.dtype,
     want_x: bool,
     want_w: bool,
     want_b: bool,
+    **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `chunked_outputs.cross_entropy_terms`; logits are rounded to `product` before the bias is added."""
-    dtype, device = compute_dtype(rows, weight), rows.device
-    count, classes = rows.shape[0], weight.shape[0]
-    grad_x = rows.new_empty(rows.shape if want_x else 0, dtype=saved_dtype(rows))
-    grad_w = torch.zeros(weight.shape if want_w else 0, dtype=dtype, device=device)
-    grad_b = torch.zeros(classes if want_b else 0, dtype=dtype, device=device)
-    losses = torch.empty(count, dtype=torch.float32, device=device)
-    labels = labels.contiguous()
-    step = max(ROWS, BUDGET // max(1, classes * product.itemsize))
-    with without_autocast(device), on_device(rows):
-        matrix = weight.to(product)
-        for first in range(0, count, step):
-            end = min(first + step, count)
-            hidden = rows[first:end].to(product)
-            logits = hidden @ matrix.mT
-            _softmax[(end - first,)](
-                logits,
-                losses if bias is None else bias.contiguous(),
-                labels[first:end],
-                losses[first:end],
-                classes,
-                label_smoothing,
-                z_loss,
-                BIAS=bias is not None,
-                GRADIENT=want_x or want_w or want_b,
-                BLOCK=BLOCK,
-                num_warps=8,
-            )
-            if want_x:
-                grad_x[first:end] = (logits @ matrix).to(grad_x.dtype)
-            if want_w:
-                _add_product(grad_w, logits.mT, hidden)
-            if want_b:
-                grad_b += logits.sum(0, dtype=dtype)
-    return losses.sum(dtype=torch.float64).to(dtype), grad_x, grad_w, grad_b
+    """As `chunked_outputs.cross_entropy_terms`; logits are rounded to the products' dtype first."""
 
+    def softmax(logits: Tensor, bias: Tensor | None, labels: Tensor, losses: Tensor) -> None:
+        _softmax[(logits.shape[0],)](
+            logits,
+            losses if bias is None else bias,
+            labels,
+            losses,
+            logits.shape[1],
+            label_smoothing,
+            z_loss,
+            BIAS=bias is not None,
+            GRADIENT=want_x or want_w or want_b,
+            BLOCK=BLOCK,
+            num_warps=8,
+        )
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right in fp32, where this torch can (2.8 and later) within one product too."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    elif left.is_cuda and hasattr(torch.ops.aten.mm, "dtype"):
-        total += torch.mm(left, right, out_dtype=total.dtype)
-    else:
-        total += left @ right
+    with on_device(rows):
+        return logit_chunks.cross_entropy_terms(
+            rows,
+            weight,
+            None if bias is None else bias.contiguous(),
+            labels,
+            softmax,
+            budget=BUDGET,
+            loss_dtype=torch.float32,
+            want_x=want_x,
+            want_w=want_w,
+            want_b=want_b,
+            **options,
+        )
