@@ -1,20 +1,11 @@
-"""Every option of a training run: typed, documented, in one place.
-
-A run is configured by a YAML file (`--config run.yaml`), by flags of the same names, or both (flags win).
-"""
+"""Every option of a training run: typed, documented, in one place; options.py reads them."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import hashlib
 import json
-import types
-import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
@@ -42,7 +33,7 @@ class TrainConfig:
     FREE: ClassVar[frozenset[str]] = frozenset(
         (
             *("output_dir", "resume", "overwrite", "dry_run", "tensorboard", "keep_checkpoints", "log_every"),
-            *("checkpoint_every", "loader_workers", "device", "evaluation_tokens"),
+            *("checkpoint_every", "loader_workers", "device", "evaluation_tokens", "profile"),
             *("learning_rate", "student_learning_rate", "max_grad_norm"),  # the way out of a diverged run
         )
     )
@@ -162,6 +153,17 @@ class TrainConfig:
         "optimisation",
     )
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where to train", "optimisation")
+    compile: Literal["auto", "on", "off"] = _option(
+        "auto", "torch.compile both encoders; auto: on CUDA (on CPUs it gains nothing)", "optimisation"
+    )
+    recompute_layers: bool = _option(
+        False,
+        "gradient checkpointing: keep only each layer's input, compute it again in backward",
+        "optimisation",
+    )
+    frozen_teacher: Literal["fp32", "bf16"] = _option(
+        "fp32", "weights of a teacher that is not trained (the saved ones stay fp32)", "optimisation"
+    )
     seed: int = _option(0, "decides initial weights, order and masks", "optimisation")
 
     # The run
@@ -175,6 +177,11 @@ class TrainConfig:
     keep_checkpoints: int = _option(2, "newest checkpoints kept", "run")
     log_every: int = _option(10, "optimiser steps between lines of metrics.jsonl", "run")
     evaluation_tokens: int = _option(65536, "held-out tokens for the MLM loss before and after", "run")
+    profile: bool = _option(
+        False,
+        "profile one step of each stage: operators, loader wait, share of peak; profile-STAGE.md",
+        "run",
+    )
     tensorboard: bool = _option(False, "also write TensorBoard events (extra: tensorboard)", "run")
 
     def fingerprint(self) -> str:
@@ -185,134 +192,6 @@ class TrainConfig:
     def to_yaml(self) -> str:
         """The resolved configuration as YAML, in the order of the fields."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
-
-
-def suggestion(key: str, known: Sequence[str]) -> str:
-    """Return `; did you mean X?` for the known name nearest to `key`, or an empty string."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _hints() -> dict[str, Any]:
-    types_of = typing.get_type_hints(TrainConfig)
-    return {option.name: types_of[option.name] for option in dataclasses.fields(TrainConfig)}
-
-
-def _convert(name: str, value: Any, hint: Any, where: str) -> Any:
-    """Check `value` (from YAML or a flag) against the type `hint` of option `name`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(name, value, next(a for a in arguments if a is not type(None)), where)
-    if origin is Literal:
-        if value not in arguments:
-            near = suggestion(str(value), [str(a) for a in arguments])
-            raise InputError(
-                f"{where}: {name} is {value!r}, not one of {', '.join(map(str, arguments))}{near}"
-            )
-        return value
-    if origin is list:
-        items = value if isinstance(value, list) else [value]
-        return [_convert(name, item, arguments[0], where) for item in items]
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-    elif hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    elif hint in (int, float) and not isinstance(value, bool):
-        try:
-            number = float(str(value).replace("_", ""))
-            if hint is float:
-                return number
-            if number == int(number):
-                return int(number)
-        except (ValueError, OverflowError):
-            pass
-    raise InputError(f"{where}: {name} is {value!r}, which is not of type {getattr(hint, '__name__', hint)}")
-
-
-def load_config_file(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of options.
-
-    Raises:
-        InputError: the file is absent, is no mapping, or has an unknown key (the near one is suggested).
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected lines of 'option: value'")
-    hints = _hints()
-    for key in values:
-        if key not in hints:
-            raise InputError(f"{path}: unknown option {key!r}{suggestion(str(key), list(hints))}")
-    return {key: _convert(key, value, hints[key], str(path)) for key, value in values.items()}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        """Raise instead of exiting, with the nearest flag for an unknown one."""
-        if message.startswith("unrecognized arguments: "):
-            flag = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
-            message = f"unknown option {flag!r}{suggestion(flag, list(self._option_string_actions))}"
-        raise InputError(f"{message} (--help lists the options)")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The flags of `python -m edad_fast.train`: one for each option, grouped."""
-    parser = _Parser(
-        prog="python -m edad_fast.train",
-        description="Adapt a BERT teacher to a domain and distil it into a small student, in one pass. "
-        "Without arguments: the demo, on generated text.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it")
-    hints = _hints()
-    groups: dict[str, Any] = {}
-    for option in dataclasses.fields(TrainConfig):
-        title = option.metadata["group"]
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        factory = option.default_factory
-        default = option.default if factory is dataclasses.MISSING else factory()
-        shown = "" if default in (None, "", [], False) else f" (default: {default})"
-        arguments: dict[str, Any] = {
-            "default": argparse.SUPPRESS,
-            "help": option.metadata["help"].replace("%", "%%") + shown,
-        }
-        hint = hints[option.name]
-        if hint is bool:
-            arguments.update(nargs="?", const=True, metavar="true|false")
-        elif typing.get_origin(hint) is list:
-            arguments.update(nargs="+", metavar="X")
-        elif typing.get_origin(hint) is Literal:
-            arguments.update(metavar="|".join(map(str, typing.get_args(hint))))
-        else:
-            arguments.update(metavar="N" if "int" in str(hint) or "float" in str(hint) else "X")
-        groups[title].add_argument(f"--{option.name}", **arguments)
-    return parser
-
-
-def parse_config(arguments: Sequence[str]) -> TrainConfig:
-    """Build the configuration from command-line arguments (and the file they name).
-
-    Raises:
-        InputError: unknown option (the near one is suggested), wrong type, or values that cannot go together.
-    """
-    flags = vars(build_parser().parse_args(list(arguments)))
-    file = flags.pop("config")
-    hints = _hints()
-    values = load_config_file(file) if file else {}
-    values |= {key: _convert(f"--{key}", value, hints[key], "command line") for key, value in flags.items()}
-    config = TrainConfig(**values)
-    validate(config)
-    return config
 
 
 def validate(config: TrainConfig) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .cli import main_guard
-from .config import parse_config
+from .options import parse_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ arguments and pick one. Importable without the rest of the package's dependencie
 
 from __future__ import annotations
 
+from . import flops as _flops  # noqa: F401
 from .choice import ALGORITHMS, BACKENDS, HIDDEN_BACKENDS
 from .common import ATTENTION_MODES, HIDDEN_MODES
 from .dispatch import AttentionTerm, HiddenTerm, attention_score_mse, distillation, hidden_state_mse

@@ -13,7 +13,19 @@ FLOORS = {
     4: ("methods",),
     3: ("batches", "models"),
     2: ("vocabulary", "losses"),
-    1: ("_native", "kernels", "corpus", "training", "tasks", "report", "cli", "config", "files", "errors"),
+    1: (
+        "_native",
+        "kernels",
+        "corpus",
+        "training",
+        "tasks",
+        "report",
+        "cli",
+        "config",
+        "options",
+        "files",
+        "errors",
+    ),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edad_fast.config import TrainConfig, build_parser, parse_config
+from edad_fast.config import TrainConfig
 from edad_fast.errors import InputError
+from edad_fast.options import build_parser, parse_config
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from loss_cases import queries_and_keys, random_states, value_and_gradients
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from edad_fast.kernels import (
     AttentionTerm,
@@ -173,3 +174,32 @@ def test_no_loss_waits_for_the_gpu() -> None:
         distillation(attention, states)[0].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_counted_operations_are_those_of_the_written_formulas() -> None:
+    """A user's own products, forward and backward, under the same counter."""
+    hidden, weight, student, teacher, fit = random_states((9, 6), (31, 6), (2, 3, 5, 4), (2, 3, 5, 8), (8, 6))
+    target = torch.zeros(9, 8, dtype=torch.float64)
+    everything = torch.arange(9)
+
+    def plain() -> Tensor:
+        scores = student @ student.mT - teacher @ teacher.mT
+        relation = student @ student.mT - teacher @ teacher.mT
+        return (hidden @ weight.mT).sum() + scores.sum() + relation.sum() + (hidden @ fit.mT - target).sum()
+
+    def ours() -> Tensor:
+        return (
+            masked_lm_loss(hidden, everything, everything, nn.Identity(), weight)
+            + attention_score_mse(student, student, teacher, teacher)
+            + relation_kl(student, teacher)
+            + hidden_state_mse(hidden, target, fit)
+        )
+
+    counts = []
+    for loss in (plain, ours):
+        for x in (hidden, weight, student, fit):
+            x.requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            loss().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from tiny import tiny_corpus, tiny_student, tiny_teacher
 from transformers import PreTrainedModel
 
 from edad_fast.config import TrainConfig
+from edad_fast.methods import adapt
+from edad_fast.methods.adapt import Execution
 from edad_fast.methods.cost import step_cost
 from edad_fast.methods.edad import loss_weights
 from edad_fast.methods.prepare import (
@@ -22,6 +25,7 @@ from edad_fast.methods.prepare import (
     train_stream,
 )
 from edad_fast.methods.stages import Ingredients, build_stages
+from edad_fast.models import encode
 from edad_fast.training import Stage
 
 
@@ -208,3 +212,49 @@ def test_step_cost_counts_products_and_states(kit: Kit) -> None:
     body = sum(p.numel() for m in (stage.objective.teacher, stage.objective.student)
                for n, p in m.bert.encoder.named_parameters() if p.dim() == 2)  # fmt: skip
     assert cost.flops > 6 * body * 8 * 32
+
+
+@pytest.mark.parametrize("method", ["edad", "general_distillation"])
+def test_recomputed_layers_give_the_same_gradients(kit: Kit, method: str) -> None:
+    plain, recomputed = kit.stage(method=method), kit.stage(method=method)
+    recomputed.objective.execution = Execution(recompute=True)
+    expected, found = _gradients(plain, 0.5), _gradients(recomputed, 0.5)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_recomputed_layers_keep_less(kit: Kit) -> None:
+    costs = []
+    for recompute in (False, True):
+        stage = kit.stage()
+        stage.objective.execution = Execution(recompute=recompute)
+        costs.append(
+            step_cost(stage, rows=8, seq_len=32, mlm_probability=0.15, accumulation_steps=1, bf16=False)
+        )
+    assert costs[1].activation_bytes < 0.7 * costs[0].activation_bytes
+    assert costs[1].flops > costs[0].flops
+
+
+def test_compiled_encoders_give_the_same_gradients(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated as a whole; the code generation behind it is left out, it takes minutes."""
+    traced = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(adapt, "_compiled_encode", functools.cache(lambda: traced(encode, dynamic=False)))
+    plain, compiled = kit.stage(), kit.stage()
+    compiled.objective.execution = Execution(compiled=True)
+    expected, found = _gradients(plain, 0.5), _gradients(compiled, 0.5)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_a_frozen_teacher_in_bf16_is_a_copy(kit: Kit) -> None:
+    plain = kit.stage(method="general_distillation")
+    rounded = kit.stage(method="general_distillation", frozen_teacher="bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = _terms(plain, 0.0), _terms(rounded, 0.0)
+    assert found == pytest.approx(expected, rel=0.05)
+    assert found != expected
+    for stage in (plain, rounded):
+        assert {p.dtype for p in stage.objective.parameters()} == {torch.float32}
+    assert plain.objective.state_dict().keys() == rounded.objective.state_dict().keys()

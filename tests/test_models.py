@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertMo
 from edad_fast.batches import BatchStream, build_shards
 from edad_fast.errors import InputError
 from edad_fast.losses import DistillationLoss
-from edad_fast.methods.adapt import encode_batch
+from edad_fast.methods.adapt import Execution
 from edad_fast.models import (
     add_extension,
     build_pretraining_model,
@@ -182,7 +182,7 @@ def test_packed_documents_do_not_see_each_other(tmp_path: Path) -> None:
     (batch,) = stream.step(0)
     assert int(batch.segment_ids.max()) > 1
     model = _ready(BertForPreTraining(tiny_config(len(tokenizer)))).eval()
-    packed = encode_batch(model, batch).last_hidden
+    packed = Execution().encode(model, batch).last_hidden
     for row in range(8):
         for segment in range(1, int(batch.segment_ids[row].max()) + 1):
             where = batch.segment_ids[row] == segment

@@ -9,7 +9,7 @@ import torch
 from toy_vocabulary import write_base
 from transformers import BertConfig, BertForMaskedLM
 
-from edad_fast.config import parse_config
+from edad_fast.options import parse_config
 from edad_fast.vocabulary.command import build_parser
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")

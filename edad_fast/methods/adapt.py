@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from transformers import BertForPreTraining
 
@@ -15,23 +17,46 @@ from ..models import EncoderOutput, encode
 from ..training import LossTerms, ParameterGroup
 
 
-def encode_batch(
-    model: BertForPreTraining,
-    batch: Batch,
-    *,
-    hidden_states: bool = False,
-    score_layers: Collection[int] = (),
-) -> EncoderOutput:
-    """One forward pass of the encoder over `batch`; attention stays within the segments of a row."""
-    return encode(
-        model,
-        batch.input_ids,
-        position_ids=batch.position_ids,
-        token_type_ids=batch.token_type_ids,
-        attention_mask=batch.attention_mask(),
-        hidden_states=hidden_states,
-        score_layers=score_layers,
-    )
+@dataclass(frozen=True)
+class Execution:
+    """How the encoders of a stage are run.
+
+    Args:
+        compiled: through torch.compile. recompute: gradient checkpointing, see `edad_fast.models.encode`.
+    """
+
+    compiled: bool = False
+    recompute: bool = False
+
+    def encode(
+        self,
+        model: BertForPreTraining,
+        batch: Batch,
+        *,
+        hidden_states: bool = False,
+        score_layers: Collection[int] = (),
+    ) -> EncoderOutput:
+        """One forward pass of the encoder over `batch`; attention stays within the segments of a row."""
+        run = _compiled_encode() if self.compiled else encode
+        return run(
+            model,
+            batch.input_ids,
+            position_ids=batch.position_ids,
+            token_type_ids=batch.token_type_ids,
+            attention_mask=batch.attention_mask(),
+            hidden_states=hidden_states,
+            score_layers=score_layers,
+            recompute=self.recompute,
+        )
+
+
+PLAIN = Execution()
+
+
+@cache
+def _compiled_encode() -> Callable[..., EncoderOutput]:
+    # One graph for each model and shape: every step has the same.
+    return torch.compile(encode, dynamic=False)
 
 
 @dataclass(frozen=True)
@@ -81,19 +106,24 @@ class Adaptation(nn.Module):
         model: a pretraining model, plain or exBERT.
         name: of its parameter group and terms, such as "teacher".
         learning_rate: peak of the schedule.
-        loss: see `AdaptationLoss`.
+        loss: see `AdaptationLoss`. execution: see `Execution`.
     """
 
     def __init__(
-        self, model: BertForPreTraining, name: str, learning_rate: float, loss: AdaptationLoss
+        self,
+        model: BertForPreTraining,
+        name: str,
+        learning_rate: float,
+        loss: AdaptationLoss,
+        execution: Execution = PLAIN,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.execution = model, execution
         self.name, self.learning_rate, self.loss = name, learning_rate, loss
 
     def forward(self, batch: Batch, alpha: float) -> LossTerms:
         """The loss of `batch`."""
-        total, terms = self.loss(self.model, encode_batch(self.model, batch), batch)
+        total, terms = self.loss(self.model, self.execution.encode(self.model, batch), batch)
         return LossTerms(total, {f"{self.name}_{term}": value for term, value in terms.items()})
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -12,7 +12,7 @@ from transformers import BertForPreTraining
 
 from ..batches import Batch
 from ..training import LossTerms, ParameterGroup
-from .adapt import AdaptationLoss, encode_batch, trainable
+from .adapt import PLAIN, AdaptationLoss, Execution, trainable
 from .general_distillation import LayerDistillation
 
 Scope = Literal["student", "teacher_student", "per_model"]
@@ -41,6 +41,7 @@ class Edad(nn.Module):
         adaptation: L_DA. distillation: L_DT.
         scope: what alpha weighs, see `loss_weights`.
         teacher_learning_rate, student_learning_rate: peaks of the schedules.
+        execution: see `Execution`.
     """
 
     def __init__(
@@ -53,17 +54,18 @@ class Edad(nn.Module):
         scope: Scope,
         teacher_learning_rate: float,
         student_learning_rate: float,
+        execution: Execution = PLAIN,
     ) -> None:
         super().__init__()
         self.teacher, self.student, self.distillation = teacher, student, distillation
-        self.adaptation, self.scope = adaptation, scope
+        self.adaptation, self.scope, self.execution = adaptation, scope, execution
         self.learning_rates = {"teacher": teacher_learning_rate, "student": student_learning_rate}
 
     def forward(self, batch: Batch, alpha: float) -> LossTerms:
         """The loss of `batch`."""
         teacher_da, student_da, student_dt = loss_weights(self.scope, alpha)
         distil = student_dt > 0.0
-        teacher = encode_batch(
+        teacher = self.execution.encode(
             self.teacher,
             batch,
             hidden_states=distil,
@@ -72,7 +74,7 @@ class Edad(nn.Module):
         loss, found = self.adaptation(self.teacher, teacher, batch)
         total = teacher_da * loss
         terms = {f"teacher_{name}": value for name, value in found.items()}
-        student = encode_batch(
+        student = self.execution.encode(
             self.student,
             batch,
             hidden_states=distil,

@@ -5,6 +5,7 @@ TinyBERT, Section 3.2; X_GD in EDAD's tables.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from ..batches import Batch
 from ..losses import DistillationLoss
 from ..models import EncoderOutput
 from ..training import LossTerms, ParameterGroup
-from .adapt import encode_batch, trainable
+from .adapt import PLAIN, Execution, trainable
 
 
 class LayerDistillation(nn.Module):
@@ -77,7 +78,13 @@ class LayerDistillation(nn.Module):
 
 
 class GeneralDistillation(nn.Module):
-    """Objective: L_DT alone; the teacher is frozen. Alpha plays no part."""
+    """Objective: L_DT alone; the teacher is frozen. Alpha plays no part.
+
+    Args:
+        teacher, student: pretraining models over the same vocabulary.
+        distillation: L_DT. learning_rate: peak of the schedule. execution: see `Execution`.
+        teacher_dtype: of the weights that the teacher computes with; those that are saved stay as they are.
+    """
 
     def __init__(
         self,
@@ -85,10 +92,13 @@ class GeneralDistillation(nn.Module):
         student: BertForPreTraining,
         distillation: LayerDistillation,
         learning_rate: float,
+        execution: Execution = PLAIN,
+        teacher_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.teacher, self.student, self.distillation = teacher.requires_grad_(False), student, distillation
-        self.learning_rate = learning_rate
+        self.learning_rate, self.execution, self.teacher_dtype = learning_rate, execution, teacher_dtype
+        self._computing: list[BertForPreTraining] = []  # no submodule: it is not in the checkpoints
 
     def train(self, mode: bool = True) -> GeneralDistillation:
         """The frozen teacher stays in evaluation mode."""
@@ -96,13 +106,22 @@ class GeneralDistillation(nn.Module):
         self.teacher.eval()
         return self
 
+    def _frozen(self) -> BertForPreTraining:
+        """The teacher as it computes; a copy is made once its weights and device are final."""
+        if self.teacher_dtype == torch.float32:
+            return self.teacher
+        if not self._computing:
+            self._computing.append(copy.deepcopy(self.teacher))
+            nn.Module.to(self._computing[0], self.teacher_dtype)
+        return self._computing[0]
+
     def forward(self, batch: Batch, alpha: float) -> LossTerms:
         """The loss of `batch`."""
         with torch.no_grad():
-            teacher = encode_batch(
-                self.teacher, batch, hidden_states=True, score_layers=self.distillation.teacher_layers
+            teacher = self.execution.encode(
+                self._frozen(), batch, hidden_states=True, score_layers=self.distillation.teacher_layers
             )
-        student = encode_batch(
+        student = self.execution.encode(
             self.student, batch, hidden_states=True, score_layers=self.distillation.student_layers
         )
         total, terms = self.distillation(student, teacher, batch)

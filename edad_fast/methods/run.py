@@ -22,6 +22,7 @@ from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
 from ..training import Ledger, NonFiniteLoss, Trainer, TrainerSettings
 from ..vocabulary import save_tokenizer
+from .adapt import Execution
 from .cost import step_cost
 from .output_dir import check_output_dir, has_results, staging_dir, take_output_dir
 from .preflight import preflight
@@ -75,6 +76,12 @@ def _run(
         student,
         lambda probability: train_stream(config, data, rows, probability, pinned),
         steps,
+        Execution(
+            # Fake tensors, which --dry_run counts with, are not compiled.
+            compiled=not config.dry_run
+            and (config.compile == "on" or (config.compile == "auto" and device.type == "cuda")),
+            recompute=config.recompute_layers,
+        ),
     )
     if config.dry_run:
         return {"dry_run": config.to_yaml() + dry_run_table(parts, rows, precision)}
@@ -95,6 +102,7 @@ def _run(
         log_every=config.log_every,
         seed=config.seed,
         tensorboard=config.tensorboard,
+        profile=config.profile,
     )
     state = {"config": config.fingerprint(), "shards": data.shards.fingerprint}
     trainer = Trainer(output_dir, settings, run_state=state)

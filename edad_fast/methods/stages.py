@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from transformers import BertForPreTraining
 
 from ..batches import Batch, BatchStream
 from ..config import TrainConfig
 from ..losses import AlphaSchedule, layer_map
 from ..training import Stage
-from .adapt import Adaptation, AdaptationLoss
+from .adapt import PLAIN, Adaptation, AdaptationLoss, Execution
 from .edad import Edad
 from .general_distillation import GeneralDistillation, LayerDistillation
 
@@ -38,6 +39,7 @@ class Ingredients:
         teacher, student: pretraining models; the stages share and change them.
         stream: mlm_probability -> batches.
         steps: optimiser steps of each stage.
+        execution: how the encoders are run.
     """
 
     config: TrainConfig
@@ -45,6 +47,7 @@ class Ingredients:
     student: BertForPreTraining
     stream: Callable[[float], LoadedStream]
     steps: int
+    execution: Execution = PLAIN
 
 
 def _adaptation_loss(config: TrainConfig) -> AdaptationLoss:
@@ -81,7 +84,9 @@ def distillation_of(parts: Ingredients) -> LayerDistillation:
 
 def _adapt_teacher(parts: Ingredients) -> Stage:
     config = parts.config
-    objective = Adaptation(parts.teacher, "teacher", config.learning_rate, _adaptation_loss(config))
+    objective = Adaptation(
+        parts.teacher, "teacher", config.learning_rate, _adaptation_loss(config), parts.execution
+    )
     return Stage(
         "adapt", objective, parts.stream(config.mlm_probability), parts.steps, alpha=lambda progress: 1.0
     )
@@ -89,7 +94,12 @@ def _adapt_teacher(parts: Ingredients) -> Stage:
 
 def _distil(parts: Ingredients) -> Stage:
     objective = GeneralDistillation(
-        parts.teacher, parts.student, distillation_of(parts), parts.config.student_learning_rate
+        parts.teacher,
+        parts.student,
+        distillation_of(parts),
+        parts.config.student_learning_rate,
+        parts.execution,
+        torch.bfloat16 if parts.config.frozen_teacher == "bf16" else torch.float32,
     )
     return Stage("distil", objective, parts.stream(0.0), parts.steps, alpha=lambda progress: 0.0)
 
@@ -104,6 +114,7 @@ def _one_pass(parts: Ingredients) -> Stage:
         scope=config.alpha_scope,
         teacher_learning_rate=config.learning_rate,
         student_learning_rate=config.student_learning_rate,
+        execution=parts.execution,
     )
     return Stage(
         "edad", objective, parts.stream(config.mlm_probability), parts.steps, alpha=alpha_schedule(config)

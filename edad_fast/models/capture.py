@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -112,6 +113,7 @@ def encode(
     attention_mask: Tensor | None = None,
     hidden_states: bool = True,
     score_layers: Collection[int] | None = None,
+    recompute: bool = False,
 ) -> EncoderOutput:
     """Run the encoder of a BERT and keep what the distillation losses need; SDPA stays on.
 
@@ -123,6 +125,7 @@ def encode(
         hidden_states: keep every layer's output.
         score_layers: 1-based layers whose queries and keys are kept (in exBERT of the original module);
             None: all.
+        recompute: gradient checkpointing; a layer keeps its input, queries and keys alone for backward.
 
     Raises:
         ValueError: a mask of another shape.
@@ -140,7 +143,10 @@ def encode(
     collected = [states]
     with _sinks(encoder, captured) as sinks:
         for layer in encoder.encoder.layer:
-            output = layer(states, attention_mask)
+            if recompute and torch.is_grad_enabled():
+                output = checkpoint(layer, states, attention_mask, use_reentrant=False)
+            else:
+                output = layer(states, attention_mask)
             states = output[0] if isinstance(output, tuple) else output
             if hidden_states:
                 collected.append(states)

@@ -16,6 +16,7 @@ from . import random_state
 from .checkpoints import MODEL, OPTIMIZER, RNG, Checkpoint, CheckpointStore, load_module, module_tensors
 from .ledger import Ledger, peak_memory
 from .optimizer import GroupedAdamW, schedule_factor
+from .profiling import StepProfiler
 from .progress import MetricsLog, ProgressDisplay, TensorBoardLog
 from .signals import Interrupted, StopRequest, stop_on_signal
 from .stage import Objective, Stage
@@ -39,6 +40,7 @@ class TrainerSettings:
         tensorboard: also log to output_dir/tensorboard.
         check_finite_every: steps between looks at the device's non-finite flag. Updates stop on the device at
             the first bad step, so a larger value delays the message but spoils no weights.
+        profile: write profile-STAGE.md for each stage trained, see `StepProfiler`.
     """
 
     warmup_fraction: float = 0.1
@@ -54,6 +56,7 @@ class TrainerSettings:
     seed: int = 0
     tensorboard: bool = False
     check_finite_every: int = 10
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -200,6 +203,10 @@ class _StageLoop:
         self._tokens = self._cost.tokens
         self._began = self._logged = time.monotonic()
         self._tokens_logged = self._tokens
+        self._profiler: StepProfiler | None = None
+        if settings.profile and stage.steps - self._step >= StepProfiler.steps:
+            dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+            self._profiler = StepProfiler(stage.name, trainer.device, dtype, trainer.output_dir)
 
     def run(self) -> None:
         trainer, stage, settings = self._trainer, self._stage, self._trainer.settings
@@ -235,7 +242,8 @@ class _StageLoop:
                 display.close()
 
     def _next(self, stream: Iterator[Sequence[Any]]) -> Sequence[Any]:
-        batches = next(stream, None)
+        profiler = self._profiler
+        batches = profiler.load(lambda: next(stream, None)) if profiler else next(stream, None)
         if not batches:
             raise ValueError(
                 f"stage {self._stage.name}: no batches for step {self._step} of {self._stage.steps}"
@@ -245,7 +253,11 @@ class _StageLoop:
     def _train_step(self, batches: Sequence[Any], request: StopRequest) -> None:
         stage, settings = self._stage, self._trainer.settings
         self._optimizer.set_factor(schedule_factor(self._step, stage.steps, self._warmup_steps))
-        record = self._runner.step(self._step, batches, self._tokens)
+        if self._profiler:
+            record = self._profiler.step(lambda: self._runner.step(self._step, batches, self._tokens))
+            self._profiler = None if self._profiler.done else self._profiler
+        else:
+            record = self._runner.step(self._step, batches, self._tokens)
         self._step += 1
         self._tokens = record.tokens_after
         self._progress.advance()
