@@ -207,7 +207,7 @@ def hidden(bench: Bench, limits: dict[str, float], quick: bool) -> list[dict[str
     leaves = [*states, weight, bias]
     ours = {
         backend: _step(lambda b=backend: hidden_state_mse(states, targets, weight, bias, backend=b), leaves)
-        for backend in ("triton", "chunked", "auto")
+        for backend in ("triton", "cuda", "chunked", "auto")
     }
 
     def plain(loss: Loss) -> Tensor:

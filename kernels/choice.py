@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_choice
+from .common import product_dtype
 
 BACKENDS = ("auto", "reference", "chunked", "cpu", "triton", "cuda")
 CROSS_ENTROPY_BACKENDS = ("auto", "reference", "chunked", "cpu", "triton")
@@ -20,8 +21,9 @@ CPU_CROSSOVER = {torch.float32: 256, torch.bfloat16: 192, torch.float16: 192}
 # Not measured yet: well above where the linear form takes fewer operations (147 at those widths).
 TRITON_CROSSOVER = 512
 # Backends with code for the hidden-state loss.
-HIDDEN_BACKENDS = ("auto", "reference", "chunked", "triton")
+HIDDEN_BACKENDS = ("auto", "reference", "chunked", "triton", "cuda")
 CPU_DTYPES = tuple(CPU_CROSSOVER)
+CUDA_DTYPES = (torch.bfloat16, torch.float16)
 WIDEST_CUDA = 64
 # The widest head whose column products stay in a GPU program's registers.
 WIDEST_LINEAR = 64
@@ -94,20 +96,26 @@ def attention(
         )
         return "triton.linear_attention" if linear else "triton.attention"
     if backend == "cuda":
-        _check_cuda(student, teacher)
+        _check_cuda_attention(student, teacher)
         if algorithm == "linear":
             raise ValueError('backend "cuda" has no linear form: use "triton"')
-        return "cuda"
+        return "cuda.attention"
     raise AssertionError(backend)
 
 
-def hidden(backend: str, student: Tensor, has_weight: bool, constants: list[str]) -> str:
+def hidden(
+    backend: str, student: Tensor, teacher: Tensor, weight: Tensor | None, constants: list[str]
+) -> str:
     """The module that computes the hidden-state loss; or "reference".
+
+    Args:
+        student, teacher, weight: of the first layer.
+        constants: as for `attention`.
 
     Raises:
         ValueError: an explicit backend that cannot.
     """
-    if not has_weight:
+    if weight is None:
         if backend not in ("auto", "reference"):
             raise ValueError(f'backend {backend!r} needs a weight: use "auto" or "reference" without one')
         return "reference"
@@ -117,6 +125,9 @@ def hidden(backend: str, student: Tensor, has_weight: bool, constants: list[str]
     if backend == "triton":
         _check_triton(student)
         return "triton.hidden"
+    if backend == "cuda":
+        _check_cuda_hidden(student, teacher, weight)
+        return "cuda.hidden"
     if backend in ("reference", "chunked"):
         return backend
     raise ValueError(f'backend {backend!r} has no code for the hidden-state loss: use "triton" or "chunked"')
@@ -191,15 +202,34 @@ def _check_cpu(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def _check_cuda(student: Tensor, teacher: Tensor) -> None:
+def _check_cuda(*tensors: Tensor) -> None:
     if not available("cuda"):
         raise ValueError('backend "cuda" was not built (it needs nvcc): use "triton"')
-    if not (student.is_cuda and teacher.is_cuda):
-        raise ValueError(f'backend "cuda" needs tensors on a GPU, not on {student.device}: use "auto"')
-    if student.dtype != torch.bfloat16 or teacher.dtype != torch.bfloat16:
-        raise ValueError(f'backend "cuda" computes bfloat16, not {student.dtype}: use "triton"')
+    for x in tensors:
+        if not x.is_cuda:
+            raise ValueError(f'backend "cuda" needs tensors on a GPU, not on {x.device}: use "auto"')
+
+
+def _check_cuda_attention(student: Tensor, teacher: Tensor) -> None:
+    _check_cuda(student, teacher)
+    if student.dtype not in CUDA_DTYPES or teacher.dtype != student.dtype:
+        raise ValueError(
+            f'backend "cuda" computes {" and ".join(map(str, CUDA_DTYPES))}, the same for both models, not '
+            f'{student.dtype} and {teacher.dtype}: use "triton"'
+        )
     if max(student.shape[-1], teacher.shape[-1]) > WIDEST_CUDA:
         raise ValueError(f'backend "cuda" takes heads of {WIDEST_CUDA} at most: use "triton"')
+
+
+def _check_cuda_hidden(student: Tensor, teacher: Tensor, weight: Tensor) -> None:
+    _check_cuda(student, teacher)
+    half = student.dtype == weight.dtype == torch.float16
+    if teacher.dtype == torch.float64 or (not half and product_dtype(student, weight) != torch.bfloat16):
+        raise ValueError(
+            'backend "cuda" projects in bfloat16 (states and weight, or autocast) or float16 (states and '
+            f"weight), not {student.dtype} states by a {weight.dtype} weight towards {teacher.dtype}: use "
+            '"triton"'
+        )
 
 
 def _check_triton(*tensors: Tensor) -> None:

@@ -70,6 +70,19 @@ def stacked_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.empty_strided((len(tensors), *first.shape), strides, dtype=dtype, device=first.device)
 
 
+def dense_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors with their last dimension contiguous: the kernels take any other strides."""
+    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+
+
+def gradient_like(tensors: Sequence[Tensor], fill: bool) -> Tensor:
+    """Stacked gradients whose last dimension is contiguous; zeros where programs leave positions out."""
+    made = stacked_like(tensors, saved_dtype(tensors[0]))
+    if made.stride(-1) != 1:
+        made = torch.empty(made.shape, dtype=made.dtype, device=made.device)
+    return made.zero_() if fill else made
+
+
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     """fp32, or fp64 where an input is fp64."""
     dtype = torch.float32

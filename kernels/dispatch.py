@@ -339,7 +339,8 @@ def _pick_hidden(term: HiddenTerm) -> str:
     for name, tensors in (("student_hidden", term.student), ("teacher_hidden", term.teacher)):
         check_same_shapes(name, tensors)
     constants = ["teacher_hidden"] if _wants(term.teacher, 1) else []
-    return choice.hidden(term.backend, term.student[0], bool(term.weights), constants)
+    weight = term.weights[0] if term.weights else None
+    return choice.hidden(term.backend, term.student[0], term.teacher[0], weight, constants)
 
 
 def _reference_attention(term: AttentionTerm) -> Tensor:

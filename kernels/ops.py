@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from .common import compute_dtype, count_pairs, saved_dtype, segments_of_lengths, stacked_like
 
 # Modules of this package with attention_terms or hidden_terms; those of VARLEN take cu_seqlens as they are.
-VARLEN = ("linear_form", "cpu", "triton.attention", "triton.linear_attention", "cuda")
+VARLEN = ("linear_form", "cpu", "triton.attention", "triton.linear_attention", "cuda.attention")
 PIECE = 1 << 16  # elements
 WANT_Q, WANT_K, WANT_H, WANT_W, WANT_B = 1, 2, 4, 8, 16
 

@@ -5,13 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from edad_fast.kernels import cpu
+
 Loss = Callable[..., Tensor]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def skip_where_it_cannot_run(request: pytest.FixtureRequest) -> None:
+    """Skips a test whose parameters name a backend that is not there."""
+    arguments = getattr(request.node, "callspec", None)
+    backend, device = ((arguments.params.get(x) if arguments else None) for x in ("backend", "device"))
+    if backend == "triton":
+        pytest.importorskip("triton")
+        from edad_fast.kernels.triton.launch import interpreting
+
+        if device == "cpu" and not interpreting():
+            pytest.skip("a GPU is there: the kernels are compiled, not interpreted")
+    if backend == "cpu" and cpu.library() is None:
+        pytest.skip("the C++ losses were not built")
+
+
+def refuses(backend: str, dtype: torch.dtype) -> bool:
+    """Whether a backend computes in other dtypes only."""
+    return backend == "cuda" and dtype == torch.float32
 
 
 def random_states(

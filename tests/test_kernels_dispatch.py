@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -70,6 +71,32 @@ def test_auto_takes_the_linear_form_for_long_rows_of_one_segment() -> None:
     assert [picked(128), picked(512), picked(512, single=False)] == ["chunked", "linear_form", "chunked"]
 
 
+def test_cuda_takes_16_bit_tensors_and_says_what_it_refuses() -> None:
+    double, single, half, brain = torch.float64, torch.float32, torch.float16, torch.bfloat16
+
+    def hidden(*dtypes: torch.dtype) -> str:
+        return choice.hidden("cuda", *(torch.empty(0, 4, dtype=x) for x in dtypes), [])
+
+    def attention(student: torch.dtype, teacher: torch.dtype, width: int = 64) -> str:
+        x, y = (torch.empty(0, 2, 8, width, dtype=dtype) for dtype in (student, teacher))
+        return choice.attention("cuda", "auto", x, y, [], single=True, length=8, varlen=False)
+
+    with mock.patch.object(choice, "_check_cuda"):
+        taken = [(brain, brain, brain), (half, half, half), (half, single, half), (brain, single, brain)]
+        assert [hidden(*x) for x in taken] == ["cuda.hidden"] * 4
+        for dtypes in ((single, single, single), (half, half, single), (brain, double, brain)):
+            with pytest.raises(ValueError, match=r'projects in bfloat16 .* use "triton"'):
+                hidden(*dtypes)
+        with torch.autocast("cpu", brain):
+            assert hidden(single, brain, single) == "cuda.hidden"
+        assert [attention(x, x) for x in (half, brain)] == ["cuda.attention"] * 2
+        for dtypes in ((single, single), (half, brain)):
+            with pytest.raises(ValueError, match=r'the same for both models.* use "triton"'):
+                attention(*dtypes)
+        with pytest.raises(ValueError, match="heads of 64 at most"):
+            attention(brain, brain, 65)
+
+
 def q(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.zeros(shape, dtype=dtype)
 
@@ -122,6 +149,8 @@ def test_attention_refuses_what_does_not_fit(
         (lambda: hidden_state_mse(q(2, 4), q(2, 4), mode="valid_pairs"), ["tinybert, valid"]),
         (lambda: hidden_state_mse(q(2, 4), q(2, 4), backend="chunked"), ["needs a weight"]),
         (lambda: hidden_state_mse(q(2, 4), q(2, 4), backend="fast"), ["'fast'"]),
+        (lambda: hidden_state_mse(q(2, 4), q(2, 4), q(4, 4), backend="cuda"), ["cuda", "use"]),
+        (lambda: hidden_state_mse(q(2, 4), q(2, 4), q(4, 4), backend="cpu"), ["no code", "chunked"]),
         (lambda: masked_lm_loss(q(4), q(0).long(), q(0).long(), nn.Identity(), q(9, 4)), ["hidden", "[4]"]),
         (lambda: masked_lm_loss(q(2, 4), q(1), q(1).long(), nn.Identity(), q(9, 4)), ["positions", "int64"]),
         (

@@ -138,23 +138,29 @@ def test_a_copy_of_the_package_under_another_name_leaves_the_operators_alone() -
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_capture_in_a_cuda_graph(backend: str) -> None:
-    *student, tq, tk = [x.cuda() for x in queries_and_keys(2, 2, 40, 26, 64, dtype=torch.bfloat16)]
+    *student, tq, tk = queries_and_keys(2, 2, 40, 26, 64, dtype=torch.bfloat16)
+    student += random_states((2, 40, 20), (130, 20), (130,), dtype=torch.bfloat16)
+    (target,) = random_states((2, 40, 130), dtype=torch.bfloat16, seed=1)
+    student, (tq, tk, target) = ([x.cuda() for x in y] for y in (student, (tq, tk, target)))
     mask = torch.arange(40, device="cuda")[None] < torch.tensor([[40], [13]], device="cuda")
 
-    def loss(*x: Tensor) -> Tensor:
-        return attention_score_mse(*x, mask, mode="valid_pairs", backend=backend)
+    def loss(q: Tensor, k: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, *teacher: Tensor) -> Tensor:
+        tq, tk, target = teacher
+        scores = AttentionTerm([q], [k], [tq], [tk], mask, mode="valid_pairs", backend=backend)
+        states = HiddenTerm([hidden], [target], [weight], [bias], mask, "valid", backend=backend)
+        return distillation(scores, states)[0]
 
-    expected = value_and_gradients(loss, [tq, tk], student)
+    expected = value_and_gradients(loss, [tq, tk, target], student)
     leaves = [x.requires_grad_() for x in student]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            torch.autograd.grad(loss(*leaves, tq, tk), leaves)
+            torch.autograd.grad(loss(*leaves, tq, tk, target), leaves)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        value = loss(*leaves, tq, tk)
+        value = loss(*leaves, tq, tk, target)
         gradients = torch.autograd.grad(value, leaves)
     graph.replay()
     assert torch.equal(value, expected[0])
@@ -162,12 +168,16 @@ def test_capture_in_a_cuda_graph(backend: str) -> None:
 
 
 @pytest.mark.gpu
-def test_no_loss_waits_for_the_gpu() -> None:
+@pytest.mark.parametrize(("backend", "dtype"), [("auto", torch.float32), ("cuda", torch.bfloat16)])
+def test_no_loss_waits_for_the_gpu(backend: str, dtype: torch.dtype) -> None:
     student, teacher, mask = cases()
-    student = [x.detach().cuda().requires_grad_() for x in student]
-    teacher, mask = [x.cuda() for x in teacher], mask.cuda()
-    attention = AttentionTerm(*[[x] for x in (*student[:2], *teacher[:2])], mask, mode="valid_pairs")
-    states = HiddenTerm([student[2]], [teacher[2]], [student[3]], [student[4]], mask, "valid")
+    student = [x.detach().to("cuda", dtype).requires_grad_() for x in student]
+    teacher, mask = [x.to("cuda", dtype) for x in teacher], mask.cuda()
+    scores = [[x] for x in (*student[:2], *teacher[:2])]
+    attention = AttentionTerm(*scores, mask, mode="valid_pairs", backend=backend)
+    states = HiddenTerm(
+        [student[2]], [teacher[2]], [student[3]], [student[4]], mask, "valid", backend=backend
+    )
     distillation(attention, states)[0].backward()  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -61,8 +61,8 @@ class DistillationLoss(nn.Module):
         attention_weight, hidden_weight: weights of the two terms; a term of weight 0 is not computed (and
             without the hidden term there is no `fit_dense`).
         mode: "tinybert" (means include padding, as published) or "valid_pairs" (tokens only, both terms).
-        head_match, backend: as in `AttentionScoreMSE`. "cpu" and "cuda" have code for the attention term; the
-            hidden states then go the way of "auto".
+        head_match, backend: as in `AttentionScoreMSE`. "cpu" has code for the attention term only; the hidden
+            states then go the way of "auto".
         include_embeddings: whether m = 0 counts.
         share_projection: one `fit_dense`, or one for each matched hidden state.
 

@@ -1,74 +1,39 @@
-// The attention-score loss for bf16 on tensor cores (sm_80 and later).
+// The attention-score loss for bf16 and fp16 on tensor cores (sm_80 and later).
 //
 // A block takes 128 rows of a head's score map, 16 a warp, against all its columns, 64 at a time. Rows are
 // queries in one half of the grid and keys in the other: each half writes one gradient, and nothing is added
 // by atomics. The difference of the scores is born in registers in the layout that the second product wants
-// on its left; it goes there as two bf16 parts, so that it keeps 16 bits and more. Equal inputs give equal
-// bits.
-
-#ifdef EDAD_FAST_CUDA_BLOCK  // a block emulated on the CPU, for tests
-#include EDAD_FAST_CUDA_BLOCK
-#else
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-#endif
+// on its left; it goes there as two bf16 parts, so that it keeps 16 bits and more, and the range of fp32:
+// scores of fp16 inputs may leave that of fp16. Their right side is then two bf16 parts too. Equal inputs
+// give equal bits.
 
 #include <cstdint>
 
 #include "attention.cuh"
+#include "mma.cuh"
 
 namespace {
 
-using edad_fast::AttentionArguments;
-using edad_fast::Strides;
+using namespace edad_fast;
+
+using Element = std::uint16_t;  // the bits of a bf16 or fp16
 
 constexpr int WARPS = 8;
 constexpr int ROWS = 16 * WARPS;
 constexpr int COLUMNS = 64;
-constexpr int PAD = 8;  // bf16 elements: rows of a tile start in different banks
-
-#ifndef EDAD_FAST_CUDA_BLOCK
-__device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                             std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};\n"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Two 8 x 8 tiles of 16-bit elements, transposed; lanes 0 to 15 hold the addresses of the 16 rows.
-__device__ __forceinline__ void load_transposed(std::uint32_t& b0, std::uint32_t& b1,
-                                                const __nv_bfloat16* row) {
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];\n"
-               : "=r"(b0), "=r"(b1)
-               : "r"(address));
-}
-#endif
-
-__device__ __forceinline__ std::uint32_t packed(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-
-// What bf16 left of x and y.
-__device__ __forceinline__ std::uint32_t rest(float x, float y) {
-  return packed(x - __bfloat162float(__float2bfloat16_rn(x)), y - __bfloat162float(__float2bfloat16_rn(y)));
-}
+constexpr int PAD = 8;  // elements: rows of a tile start in different banks
 
 // Elements column and column + 1 of a row, 0 beyond its width. `even`: rows start at multiples of 4 bytes.
-__device__ __forceinline__ std::uint32_t pair_of(const __nv_bfloat16* row, int column, int width, bool even) {
+__device__ __forceinline__ std::uint32_t pair_of(const Element* row, int column, int width, bool even) {
   if (even && column + 1 < width) return *reinterpret_cast<const std::uint32_t*>(row + column);
-  const __nv_bfloat16 zero = __float2bfloat16_rn(0.0F);
-  const __nv_bfloat162 pair =
-      __halves2bfloat162(column < width ? row[column] : zero, column + 1 < width ? row[column + 1] : zero);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
+  const std::uint32_t low = column < width ? row[column] : 0U,
+                      high = column + 1 < width ? row[column + 1] : 0U;
+  return low | high << 16;
 }
 
 // This warp's 16 rows as the left side of a product.
 template <int WIDTH>
-__device__ __forceinline__ void load_left(std::uint32_t (&a)[WIDTH / 16][4], const __nv_bfloat16* start,
+__device__ __forceinline__ void load_left(std::uint32_t (&a)[WIDTH / 16][4], const Element* start,
                                           long long stride, int row, int length, int width, bool even) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
@@ -82,9 +47,10 @@ __device__ __forceinline__ void load_left(std::uint32_t (&a)[WIDTH / 16][4], con
   }
 }
 
-// COLUMNS rows [first, ...) into shared memory, zero-filled.
-template <int WIDTH>
-__device__ __forceinline__ void load_tile(__nv_bfloat16 (*tile)[WIDTH + PAD], const __nv_bfloat16* start,
+// COLUMNS rows [first, ...) into shared memory, zero-filled. (fp16 has fewer registers left for loads at
+// once.)
+template <class E, int WIDTH>
+__device__ __forceinline__ void load_tile(Element (*tile)[WIDTH + PAD], const Element* start,
                                           long long stride, int first, int length, int width, bool even,
                                           bool whole) {
   if (whole) {  // rows of 16-byte pieces
@@ -98,6 +64,7 @@ __device__ __forceinline__ void load_tile(__nv_bfloat16 (*tile)[WIDTH + PAD], co
     }
     return;
   }
+#pragma unroll 4 / PARTS < E>
   for (int i = static_cast<int>(threadIdx.x); i < COLUMNS * (WIDTH / 2); i += WARPS * 32) {
     const int row = i / (WIDTH / 2), column = i % (WIDTH / 2) * 2;
     const std::uint32_t value =
@@ -110,11 +77,11 @@ __device__ __forceinline__ bool counted(int query, int key, bool tinybert) {
   return key > 0 && (query == key || (tinybert && query == 0));
 }
 
-template <int S, int T>
+template <class E, int S, int T>
 __global__ void __launch_bounds__(WARPS * 32, 2)
     attention_kernel(const __grid_constant__ AttentionArguments arguments, int tiles) {
-  __shared__ __align__(16) __nv_bfloat16 other_s[COLUMNS][S + PAD];
-  __shared__ __align__(16) __nv_bfloat16 other_t[COLUMNS][T + PAD];
+  __shared__ __align__(16) Element other_s[COLUMNS][S + PAD];
+  __shared__ __align__(16) Element other_t[COLUMNS][T + PAD];
   __shared__ int other_ids[COLUMNS];
   __shared__ float warp_sums[WARPS];
 
@@ -132,12 +99,12 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
   const int* const segments = x.segments ? x.segments + batch * x.length : nullptr;
 
   const auto place = [&](const void* data, const Strides& s) {
-    return static_cast<const __nv_bfloat16*>(data) + batch * s.batch + head * s.head + start * s.row;
+    return static_cast<const Element*>(data) + batch * s.batch + head * s.head + start * s.row;
   };
   // q k t u: queries and keys of student and teacher; own side and the other.
   const int own = keys ? 1 : 0, other = 1 - own;
-  const __nv_bfloat16* const source_s = place(x.student[other][layer], x.student_strides[other]);
-  const __nv_bfloat16* const source_t = place(x.teacher[other][layer], x.teacher_strides[other]);
+  const Element* const source_s = place(x.student[other][layer], x.student_strides[other]);
+  const Element* const source_t = place(x.teacher[other][layer], x.teacher_strides[other]);
 
   std::uint32_t left_s[S / 16][4], left_t[T / 16][4];
   load_left<S>(left_s, place(x.student[own][layer], x.student_strides[own]), x.student_strides[own].row, row,
@@ -156,10 +123,10 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
 
   for (int first = 0; first < length && tile * ROWS < length; first += COLUMNS) {
     __syncthreads();
-    load_tile<S>(other_s, source_s, x.student_strides[other].row, first, length, x.student_width,
-                 x.student_even[other], x.student_whole[other]);
-    load_tile<T>(other_t, source_t, x.teacher_strides[other].row, first, length, x.teacher_width,
-                 x.teacher_even[other], x.teacher_whole[other]);
+    load_tile<E, S>(other_s, source_s, x.student_strides[other].row, first, length, x.student_width,
+                    x.student_even[other], x.student_whole[other]);
+    load_tile<E, T>(other_t, source_t, x.teacher_strides[other].row, first, length, x.teacher_width,
+                    x.teacher_even[other], x.teacher_whole[other]);
     if (threadIdx.x < COLUMNS) {
       const int at = first + static_cast<int>(threadIdx.x);
       other_ids[threadIdx.x] = at >= length ? -1 : (segments ? max(segments[at], 0) : 1);
@@ -172,17 +139,17 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
       for (int half = 0; half < 2; ++half) {
         const int column = step * 16 + half * 8;
         float scores_s[4] = {}, scores_t[4] = {};
-        const __nv_bfloat16* const right_t = &other_t[column + lane / 4][lane % 4 * 2];
-        const __nv_bfloat16* const right_s = &other_s[column + lane / 4][lane % 4 * 2];
+        const Element* const right_t = &other_t[column + lane / 4][lane % 4 * 2];
+        const Element* const right_s = &other_s[column + lane / 4][lane % 4 * 2];
 #pragma unroll
         for (int k = 0; k < T / 16; ++k) {
-          multiply_add(scores_t, left_t[k], *reinterpret_cast<const std::uint32_t*>(right_t + k * 16),
-                       *reinterpret_cast<const std::uint32_t*>(right_t + k * 16 + 8));
+          multiply_add<E>(scores_t, left_t[k], *reinterpret_cast<const std::uint32_t*>(right_t + k * 16),
+                          *reinterpret_cast<const std::uint32_t*>(right_t + k * 16 + 8));
         }
 #pragma unroll
         for (int k = 0; k < S / 16; ++k) {
-          multiply_add(scores_s, left_s[k], *reinterpret_cast<const std::uint32_t*>(right_s + k * 16),
-                       *reinterpret_cast<const std::uint32_t*>(right_s + k * 16 + 8));
+          multiply_add<E>(scores_s, left_s[k], *reinterpret_cast<const std::uint32_t*>(right_s + k * 16),
+                          *reinterpret_cast<const std::uint32_t*>(right_s + k * 16 + 8));
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -196,24 +163,32 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
       }
       if (!wanted) continue;
       const std::uint32_t high[4] = {
-          packed(difference[0][0], difference[0][1]), packed(difference[0][2], difference[0][3]),
-          packed(difference[1][0], difference[1][1]), packed(difference[1][2], difference[1][3])};
+          packed<Bf16>(difference[0][0], difference[0][1]), packed<Bf16>(difference[0][2], difference[0][3]),
+          packed<Bf16>(difference[1][0], difference[1][1]), packed<Bf16>(difference[1][2], difference[1][3])};
       const std::uint32_t low[4] = {
           rest(difference[0][0], difference[0][1]), rest(difference[0][2], difference[0][3]),
           rest(difference[1][0], difference[1][1]), rest(difference[1][2], difference[1][3])};
 #pragma unroll
-      for (int n = 0; n < S / 8; ++n) {
-        std::uint32_t b0, b1;
-        load_transposed(b0, b1, &other_s[step * 16 + lane % 16][n * 8]);
-        multiply_add(gradient[n], low, b0, b1);
-        multiply_add(gradient[n], high, b0, b1);
+      for (int n = 0; n < S / 8; n += 2) {
+        std::uint32_t pairs[4];
+        load_transposed(pairs, &other_s[step * 16 + lane % 16][n * 8 + lane / 16 * 8]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          std::uint32_t b0[PARTS<E>], b1[PARTS<E>];
+          split<E>(b0, pairs[half * 2]);
+          split<E>(b1, pairs[half * 2 + 1]);
+          multiply_add<Bf16>(gradient[n + half], low, b0[0], b1[0]);
+          if (PARTS<E> == 2) multiply_add<Bf16>(gradient[n + half], high, b0[PARTS<E> - 1], b1[PARTS<E> - 1]);
+          multiply_add<Bf16>(gradient[n + half], high, b0[0], b1[0]);
+        }
       }
     }
   }
 
   if (wanted) {
     const Strides& s = x.gradient_strides[own];
-    auto* const target = static_cast<__nv_bfloat16*>(x.gradient[own]) + layer * x.gradient_layer[own] +
+    using Gradient = std::conditional_t<std::is_same_v<E, Bf16>, Bf16, float>;  // unscaled: too wide for fp16
+    auto* const target = static_cast<Gradient*>(x.gradient[own]) + layer * x.gradient_layer[own] +
                          batch * s.batch + head * s.head + start * s.row;
 #pragma unroll
     for (int n = 0; n < S / 8; ++n) {
@@ -221,7 +196,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
       for (int i = 0; i < 4; ++i) {
         const int at = row + lane / 4 + (i / 2) * 8, column = n * 8 + lane % 4 * 2 + i % 2;
         if (at < length && column < x.student_width)
-          target[at * s.row + column] = __float2bfloat16_rn(gradient[n][i]);
+          target[at * s.row + column] = static_cast<Gradient>(gradient[n][i]);
       }
     }
   }
@@ -237,20 +212,15 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
   }
 }
 
-template <int S, int T>
-int launch(const AttentionArguments& x, int tiles, void* stream) {
+template <class E>
+int launch_for(const AttentionArguments& x, int tiles, void* stream) {
   const dim3 grid(static_cast<unsigned>(tiles * x.heads * x.sequences), static_cast<unsigned>(x.layers),
                   x.gradient[1] ? 2 : 1);
-#ifdef EDAD_FAST_CUDA_BLOCK
-  static_cast<void>(stream);
-  block::run(grid, WARPS * 32, [&] { attention_kernel<S, T>(x, tiles); });
-  return 0;
-#else
-  // clang-format off
-  attention_kernel<S, T><<<grid, WARPS * 32, 0, static_cast<cudaStream_t>(stream)>>>(x, tiles);
-  // clang-format on
-  return cudaGetLastError();
-#endif
+  const bool narrow_s = x.student_width <= 32, narrow_t = x.teacher_width <= 32;
+  auto* const kernel = narrow_s && narrow_t ? attention_kernel<E, 32, 32>
+                       : narrow_s           ? attention_kernel<E, 32, 64>
+                                            : attention_kernel<E, 64, 64>;
+  return launch(kernel, grid, WARPS * 32, 0, stream, x, tiles);
 }
 
 }  // namespace
@@ -270,17 +240,9 @@ const char* edad_fast_cuda_message(int error) {
 
 // 0, or a cudaError_t. Heads of 64 at most.
 int edad_fast_cuda_attention(const AttentionArguments* arguments, int longest, int device, void* stream) {
-  const AttentionArguments& x = *arguments;
-#ifdef EDAD_FAST_CUDA_BLOCK
-  static_cast<void>(device);
-#else
-  const cudaError_t error = cudaSetDevice(device);
-  if (error != cudaSuccess) return error;
-#endif
+  if (const int error = use_device(device)) return error;
   const int tiles = (longest + ROWS - 1) / ROWS;
-  const bool narrow_s = x.student_width <= 32, narrow_t = x.teacher_width <= 32;
-  if (narrow_s && narrow_t) return launch<32, 32>(x, tiles, stream);
-  if (narrow_s) return launch<32, 64>(x, tiles, stream);
-  return launch<64, 64>(x, tiles, stream);
+  return arguments->half ? launch_for<Half>(*arguments, tiles, stream)
+                         : launch_for<Bf16>(*arguments, tiles, stream);
 }
 }

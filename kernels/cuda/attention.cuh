@@ -23,6 +23,7 @@ struct AttentionArguments {
   std::int64_t gradient_layer[2];
   std::int32_t layers, sequences, heads, length, student_width, teacher_width;
   float student_scale, teacher_scale;
+  std::uint8_t half;  // inputs in fp16, gradients in fp32; else both in bf16
   std::uint8_t tinybert;
   // Rows start at multiples of 4 bytes; rows are multiples of 16 bytes and start at such.
   std::uint8_t student_even[2], teacher_even[2], student_whole[2], teacher_whole[2];

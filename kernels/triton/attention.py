@@ -13,11 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common import dense_rows, gradient_like
 from .launch import (
     block,
-    dense_rows,
     fine_product,
-    gradient_like,
     groups,
     interpreting,
     on_device,

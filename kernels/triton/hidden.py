@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common import compute_dtype, without_autocast
-from .launch import LAYERS, dense_rows, gradient_like, groups, interpreting, on_device, pick, product
+from ..common import compute_dtype, dense_rows, gradient_like, without_autocast
+from .launch import LAYERS, groups, interpreting, on_device, pick, product
 
 # Bytes of the differences that are held at a time, all layers together.
 BUDGET = 128 << 20

@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common import saved_dtype, stacked_like
-
 # Layers of one launch; more are launched in groups.
 LAYERS = 4
 
@@ -50,19 +48,6 @@ def groups(*lists: Sequence[Tensor]) -> Iterator[tuple[int, int, list[Tensor]]]:
             [x[i if i < end else start] for x in lists for i in range(start, start + LAYERS)],
         )
         start = end
-
-
-def dense_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors with their last dimension contiguous: the kernels take any other strides."""
-    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
-
-
-def gradient_like(tensors: list[Tensor], fill: bool) -> Tensor:
-    """Stacked gradients whose last dimension is contiguous; zeros where programs leave positions out."""
-    made = stacked_like(tensors, saved_dtype(tensors[0]))
-    if made.stride(-1) != 1:
-        made = torch.empty(made.shape, dtype=made.dtype, device=made.device)
-    return made.zero_() if fill else made
 
 
 def block(size: int, least: int = 16) -> int:

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common import dense_rows, gradient_like
 from .attention import _ids, _place, _tile
-from .launch import block, dense_rows, gradient_like, groups, interpreting, on_device, pick, product
+from .launch import block, groups, interpreting, on_device, pick, product
 
 # Rows of a tile by the bytes of an element: fp32 keeps more in registers.
 ROWS = {2: 64, 4: 32}
