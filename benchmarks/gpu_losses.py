@@ -31,7 +31,7 @@ from loss_peers import Loss, attention_inputs
 from torch import Tensor, nn
 
 import edad_fast
-from edad_fast.kernels import attention_score_mse, hidden_state_mse, masked_lm_loss
+from edad_fast.kernels import attention_score_mse, hidden_state_mse, logit_kl, masked_lm_loss, relation_kl
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Call = Callable[[], object]
@@ -277,7 +277,72 @@ def head(bench: Bench, limits: dict[str, float], quick: bool) -> list[dict[str, 
     return cases
 
 
-CASES = {"attention": attention, "hidden": hidden, "head": head}
+def _plain(bench: Bench, loss: Loss, leaves: list[Tensor], *inputs: Any) -> dict[str, Call]:
+    """Ordinary PyTorch, and the same compiled."""
+    calls = {"eager": _step(lambda: loss(*inputs), leaves)}
+    if not bench.dry_run:
+        torch._dynamo.reset()
+        compiled = torch.compile(loss)
+        calls["torch.compile"] = _step(lambda: compiled(*inputs), leaves)
+    return calls
+
+
+def relation(bench: Bench, limits: dict[str, float], quick: bool) -> list[dict[str, Any]]:
+    """One kind of relations: the training step's heads, and MiniLMv2's 48 of widths 768 and 384."""
+    shapes = [(256, 12, 128, 64, 26), (256, 48, 128, 16, 8), (64, 12, 512, 64, 26), (64, 48, 512, 16, 8)]
+    if bench.dry_run:
+        shapes = [(2, 2, 24, 16, 10)]
+    elif quick:
+        shapes = shapes[:2]
+    cases = []
+    for shape in shapes:
+        batch, heads, length, teacher, student = shape
+        (own, _, target, _), mask = attention_inputs(shape, torch.bfloat16, str(bench.device))
+        ours = {
+            b: _step(lambda b=b, x=own, t=target, m=mask: relation_kl(x, t, m, backend=b), [own])
+            for b in ("triton", "chunked", "auto")
+        }
+        pairs = batch * heads * length * length
+        case = bench.run(
+            f"relation {shape}",
+            {**ours, **_plain(bench, loss_peers.relation_maps, [own], own, target, mask)},
+            least_bytes=2 * batch * heads * length * (2 * student + teacher),
+            flop=2 * pairs * (2 * student + teacher),
+        )
+        _reached(case, list(ours), limits)
+        cases.append(case)
+    return cases
+
+
+def logits(bench: Bench, limits: dict[str, float], quick: bool) -> list[dict[str, Any]]:
+    """Predictions of a classifier, of a tagger, and over the vocabulary."""
+    shapes = [(32, 2), (32_768, 9), (4096, 48_180)] if not bench.dry_run else [(5, 2), (3, 70)]
+    cases = []
+    for rows, classes in shapes:
+        make = lambda: torch.randn(rows, classes, device=bench.device).to(torch.bfloat16)  # noqa: E731, B023
+        own, target = make().requires_grad_(), make()
+        ours = {
+            b: _step(lambda b=b, x=own, t=target: logit_kl(x, t, temperature=2.0, backend=b), [own])
+            for b in ("triton", "chunked", "auto")
+        }
+        case = bench.run(
+            f"logits {rows} x {classes}",
+            {**ours, **_plain(bench, loss_peers.softened_kl, [own], own, target, 2.0)},
+            least_bytes=2 * 3 * rows * classes,
+            flop=10 * rows * classes,
+        )
+        _reached(case, list(ours), limits)
+        cases.append(case)
+    return cases
+
+
+CASES = {
+    "attention": attention,
+    "hidden": hidden,
+    "head": head,
+    "relation": relation,
+    "logits": logits,
+}
 
 
 def main() -> None:

@@ -57,6 +57,23 @@ def relation_rows(sq: Tensor, sk: Tensor, tq: Tensor, tk: Tensor, mask: Tensor) 
     return total / (batch * heads * length * length)
 
 
+def relation_maps(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """MiniLMv2's divergence of relations as it is usually written: both maps in memory, softmax in fp32."""
+    hidden = ~mask[:, None, None, :]
+    own, target = (
+        (x @ x.mT * x.shape[-1] ** -0.5).masked_fill(hidden, torch.finfo(x.dtype).min).float()
+        for x in (student, teacher)
+    )
+    terms = F.kl_div(own.log_softmax(-1), target.softmax(-1), reduction="none").sum(-1)
+    return terms.masked_fill(~mask[:, None], 0.0).sum() / (student.shape[1] * mask.sum())
+
+
+def softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The divergence of softened predictions as it is usually written."""
+    own, target = (student.float() / temperature).log_softmax(-1), (teacher.float() / temperature).softmax(-1)
+    return F.kl_div(own, target, reduction="batchmean") * temperature**2
+
+
 def projected_mse(hidden: Tensor, teacher: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The projection by the library, then nn.MSELoss."""
     return F.mse_loss(F.linear(hidden, weight, bias), teacher)

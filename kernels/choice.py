@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,21 +13,22 @@ from .checks import check_choice
 from .common import product_dtype
 
 BACKENDS = ("auto", "reference", "chunked", "cpu", "triton", "cuda")
-CROSS_ENTROPY_BACKENDS = ("auto", "reference", "chunked", "cpu", "triton")
-PLAIN_BACKENDS = ("auto", "reference", "chunked")
 ALGORITHMS = ("auto", "direct", "linear")
-# Longest row for which the C++ code is faster tile by tile than in the linear form, measured at head widths
-# 26 and 64; bf16 stays exact near convergence in the former.
-CPU_CROSSOVER = {torch.float32: 256, torch.bfloat16: 192, torch.float16: 192}
+# Longest row for which the C++ code is faster tile by tile than in the linear form (or as fast: it is exact
+# near convergence), measured at head widths 26 and 64.
+CPU_CROSSOVER = {torch.float32: 256, torch.bfloat16: 144, torch.float16: 144}
 # Not measured yet: well above where the linear form takes fewer operations (147 at those widths).
 TRITON_CROSSOVER = 512
-# Backends with code for the hidden-state loss.
+# Backends with code for the hidden-state loss, and for the losses of outputs and relations.
 HIDDEN_BACKENDS = ("auto", "reference", "chunked", "triton", "cuda")
+OUTPUT_BACKENDS = ("auto", "reference", "chunked", "cpu", "triton")
 CPU_DTYPES = tuple(CPU_CROSSOVER)
 CUDA_DTYPES = (torch.bfloat16, torch.float16)
 WIDEST_CUDA = 64
 # The widest head whose column products stay in a GPU program's registers.
 WIDEST_LINEAR = 64
+# The widest relation head whose tiles fit a GPU program's registers.
+WIDEST_RELATION = 128
 
 
 def attention(
@@ -133,49 +135,43 @@ def hidden(
     raise ValueError(f'backend {backend!r} has no code for the hidden-state loss: use "triton" or "chunked"')
 
 
-def cross_entropy(backend: str, hidden: Tensor, weight: Tensor) -> str:
-    """The module that computes the masked-language-model loss; or "reference".
+def outputs(backend: str, kernel: str, tensors: Sequence[Tensor], constants: list[str]) -> str:
+    """The module that computes a loss of outputs or relations; or "reference".
+
+    Args:
+        kernel: the module of the Triton backend.
+        tensors: the student's and the teacher's, or activation and weight.
+        constants: as for `attention`.
 
     Raises:
         ValueError: an explicit backend that cannot.
     """
-    check_choice("backend", backend, CROSS_ENTROPY_BACKENDS)
-    on_cpu = hidden.device.type == "cpu"
-    wide = torch.float64 in (hidden.dtype, weight.dtype)
+    check_choice("backend", backend, OUTPUT_BACKENDS)
+    backend = _with_gradients(backend, constants)
+    wide = kernel == "relation" and max(x.shape[-1] for x in tensors) > WIDEST_RELATION
     if backend == "auto":
-        if _on_triton(hidden) and not wide:
-            backend = "triton"
-        else:
-            backend = "cpu" if on_cpu and not wide and available("cpu") else "chunked"
+        backend = "triton" if not wide and _on_triton(*tensors) else "chunked"
+        if kernel == "cross_entropy" and _suits_cpu(*tensors) and available("cpu"):
+            backend = "cpu"
     if backend == "cpu":
+        if kernel != "cross_entropy":
+            raise ValueError('backend "cpu" has no code for this loss: use "chunked"')
         if not available("cpu"):
             raise ValueError('backend "cpu" was not built (it needs a C++20 compiler): use "chunked"')
-        if not on_cpu or wide:
+        if not _suits_cpu(*tensors):
             raise ValueError(
-                f'backend "cpu" computes fp32 and 16-bit types on a CPU, not {hidden.dtype} and '
-                f'{weight.dtype} on {hidden.device}: use "chunked"'
+                'backend "cpu" computes fp32 and 16-bit types on a CPU, not '
+                f'{" and ".join(f"{x.dtype} on {x.device}" for x in tensors)}: use "chunked"'
             )
         return "cpu.cross_entropy"
     if backend == "triton":
-        _check_triton(hidden, weight)
-        return "triton.cross_entropy"
-    return "chunked_outputs" if backend == "chunked" else backend
-
-
-def outputs(backend: str, student: Tensor, backends: tuple[str, ...], teacher: Tensor | None = None) -> str:
-    """The module that computes a loss of outputs or relations; or "reference".
-
-    Raises:
-        ValueError: an explicit backend that is not one of `backends`, or cannot.
-    """
-    check_choice("backend", backend, backends)
-    asks = teacher is not None and torch.is_grad_enabled() and teacher.requires_grad
-    backend = _with_gradients(backend, ["the teacher"] if asks else [])
-    if backend == "auto":
-        backend = "triton" if "triton" in backends and _on_triton(student) else "chunked"
-    if backend == "triton":
-        _check_triton(student)
-        return "triton.cross_entropy"
+        if wide:
+            raise ValueError(
+                f'backend "triton" takes relation heads of {WIDEST_RELATION} at most: use more heads, or '
+                '"chunked"'
+            )
+        _check_triton(*tensors)
+        return f"triton.{kernel}"
     return "chunked_outputs" if backend == "chunked" else backend
 
 
@@ -266,6 +262,10 @@ def _default_attention(student: Tensor, teacher: Tensor) -> str:
 def _on_triton(*tensors: Tensor) -> bool:
     """Whether "auto" may choose Triton; its interpreter is for tests."""
     return all(x.is_cuda and x.dtype != torch.float64 for x in tensors) and available("triton")
+
+
+def _suits_cpu(*tensors: Tensor) -> bool:
+    return all(x.device.type == "cpu" and x.dtype != torch.float64 for x in tensors)
 
 
 def prefers_linear(length: int, student: Tensor, teacher: Tensor) -> bool:

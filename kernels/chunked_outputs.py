@@ -96,6 +96,9 @@ def relation_terms(
         for b in pieces(batch, items // max(1, heads * length * length)):
             for h in pieces(heads, items // max(1, length * length)):
                 own, theirs = student[b, h].to(dtype), teacher[b, h].to(dtype)
+                if segments is not None:  # whatever padding holds
+                    padding = (segments[b] <= 0)[:, None, :, None]
+                    own, theirs = own.masked_fill(padding, 0.0), theirs.masked_fill(padding, 0.0)
                 whole = torch.zeros_like(own) if want else None
                 for i in pieces(length, items // max(1, length)):
                     ours = own[:, :, i] @ own.mT * student_scale
@@ -105,13 +108,11 @@ def relation_terms(
                         empty = ~pairs.any(-1, keepdim=True)
                         for x in (ours, target):
                             x.masked_fill_(~pairs, -torch.inf).masked_fill_(empty, 0.0)
-                    ours -= ours.logsumexp(-1, keepdim=True)
-                    target -= target.logsumexp(-1, keepdim=True)
-                    probability = target.exp()
-                    terms = probability * target.sub_(ours)
-                    total += torch.where(probability > 0, terms, probability).sum()
+                    ours, target = ours.log_softmax(-1), target.log_softmax(-1)
+                    divergence, difference = _divergence(ours, target)
+                    total += divergence
                     if whole is not None:
-                        difference = ours.exp_().sub_(probability) * student_scale
+                        difference *= student_scale
                         whole[:, :, i] += difference @ own
                         whole += difference.mT @ own[:, :, i]
                 if whole is not None:
@@ -131,9 +132,19 @@ def logit_terms(student: Tensor, teacher: Tensor, *, temperature: float, want: b
     for n in row_pieces(student.shape[0], student.shape[1], chunk_items(student.device, dtype)):
         ours = (student[n].to(dtype) / temperature).log_softmax(-1)
         target = (teacher[n].to(dtype) / temperature).log_softmax(-1)
-        probability = target.exp()
-        terms = probability * target.sub_(ours)
-        total += torch.where(probability > 0, terms, probability).sum()
+        divergence, difference = _divergence(ours, target)
+        total += divergence
         if want:
-            gradient[n] = ours.exp_().sub_(probability).to(gradient.dtype)
+            gradient[n] = difference.to(gradient.dtype)
     return total, gradient
+
+
+def _divergence(ours: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of KL(target || ours), scalar, and ours - target, from log-probabilities, which are overwritten.
+
+    ours - target sums to 0 but for the rounding of the normalisers, which it takes out of the divergence.
+    """
+    probability = target.exp()
+    terms = torch.where(probability > 0, target.sub_(ours).mul_(probability), 0.0)
+    difference = ours.exp_().sub_(probability)
+    return terms.add_(difference).sum(), difference

@@ -65,7 +65,7 @@ def masked_lm_loss(
         raise ValueError(f"label_smoothing is {label_smoothing}: a number from 0 to 1 is needed")
     if not 0.0 <= z_loss < float("inf"):
         raise ValueError(f"z_loss is {z_loss}: a finite number, 0 or above, is needed")
-    picked = choice.cross_entropy(backend, hidden, decoder_weight)
+    picked = choice.outputs(backend, "cross_entropy", [hidden, decoder_weight], [])
     if picked == "reference":
         return reference.masked_lm_loss(
             hidden,
@@ -114,7 +114,8 @@ def relation_kl(
             constant but for the reference.
         segment_ids: int [B, L] (0 = padding, k = k-th segment), bool [B, L] (True = token), or None.
         student_scale, teacher_scale: factor of A A^T; default d ** -0.5.
-        backend: "reference"; "chunked" (tile by tile, O(L) memory, any device); "auto".
+        backend: "reference"; "chunked" (any device), "triton" (heads of 128 at most): tile by tile, O(L)
+            memory; "auto".
 
     Returns:
         Scalar, fp32 (fp64 for fp64 inputs).
@@ -137,7 +138,7 @@ def relation_kl(
         student.shape[-1] ** -0.5 if student_scale is None else student_scale,
         teacher.shape[-1] ** -0.5 if teacher_scale is None else teacher_scale,
     )
-    picked = choice.outputs(backend, student, choice.PLAIN_BACKENDS, teacher)
+    picked = choice.outputs(backend, "relation", [student, teacher], _constants(teacher))
     if picked == "reference":
         return reference.relation_kl(
             student, teacher, segment_ids, student_scale=scales[0], teacher_scale=scales[1]
@@ -156,7 +157,7 @@ def logit_kl(
         student_logits, teacher_logits: [..., classes], any floating dtype; the teacher is a constant but for
             the reference.
         temperature: T, above 0.
-        backend: "reference"; "chunked" (value and gradient in one pass, any device); "auto".
+        backend: "reference"; "chunked" (any device), "triton": value and gradient in one pass; "auto".
 
     Returns:
         Scalar, fp32 (fp64 for fp64 inputs).
@@ -172,7 +173,7 @@ def logit_kl(
         )
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}: a finite number above 0 is needed")
-    picked = choice.outputs(backend, student_logits, choice.PLAIN_BACKENDS, teacher_logits)
+    picked = choice.outputs(backend, "logits", [student_logits, teacher_logits], _constants(teacher_logits))
     if picked == "reference":
         return reference.logit_kl(student_logits, teacher_logits, temperature=temperature)
     flat = [x.reshape(-1, x.shape[-1]) for x in (student_logits, teacher_logits)]
@@ -196,3 +197,8 @@ def next_sentence_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _asks(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
+
+
+def _constants(teacher: Tensor) -> list[str]:
+    """What only the reference gives a gradient."""
+    return ["the teacher"] if _asks(teacher) else []

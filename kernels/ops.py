@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .choice import available
 from .common import compute_dtype, count_pairs, saved_dtype, segments_of_lengths, stacked_like
 
 # Modules of this package with attention_terms or hidden_terms; those of VARLEN take cu_seqlens as they are.
@@ -197,6 +198,10 @@ def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     wide = factor.view(1)
     if not gradient.is_cpu or gradient.dtype == dtype == factor.dtype or torch.compiler.is_compiling():
         return torch.mul(gradient, wide, out=result)
+    real = type(gradient) is type(factor) is Tensor
+    if real and gradient.dtype == dtype == torch.bfloat16 and available("cpu"):
+        backend_module("cpu").scale(gradient, wide.float(), result)
+        return result
     source, target = (x.as_strided((x.numel(),), (1,)) for x in (gradient, result))
     for start in range(0, source.numel(), PIECE):
         torch.mul(source[start : start + PIECE], wide, out=target[start : start + PIECE])

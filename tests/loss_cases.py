@@ -18,18 +18,28 @@ Loss = Callable[..., Tensor]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
+def need_triton(device: str) -> None:
+    """Skips the test where Triton is absent, or would not interpret kernels of a CPU's tensors."""
+    pytest.importorskip("triton")
+    from edad_fast.kernels.triton.launch import interpreting
+
+    if device == "cpu" and not interpreting():
+        pytest.skip("a GPU is there: the kernels are compiled, not interpreted")
+
+
 def skip_where_it_cannot_run(request: pytest.FixtureRequest) -> None:
     """Skips a test whose parameters name a backend that is not there."""
     arguments = getattr(request.node, "callspec", None)
     backend, device = ((arguments.params.get(x) if arguments else None) for x in ("backend", "device"))
     if backend == "triton":
-        pytest.importorskip("triton")
-        from edad_fast.kernels.triton.launch import interpreting
-
-        if device == "cpu" and not interpreting():
-            pytest.skip("a GPU is there: the kernels are compiled, not interpreted")
+        need_triton(str(device))
     if backend == "cpu" and cpu.library() is None:
         pytest.skip("the C++ losses were not built")
+
+
+def draw_seeds(device: str, backend: str) -> range:
+    """Of the inputs whose errors judge a value together."""
+    return range(2 if (device, backend) == ("cpu", "triton") else 8)  # the interpreter is slow
 
 
 def refuses(backend: str, dtype: torch.dtype) -> bool:
@@ -70,6 +80,24 @@ def within_budget(ours: list[Tensor], plain: list[Tensor], exact: list[Tensor], 
         eps = torch.finfo(torch.float32 if index == 0 else dtype).eps
         error, allowed = (a.double() - e).abs().max(), (p.double() - e).abs().max()
         assert error <= 2 * allowed + 4 * eps * scale, (index, float(error / scale), float(allowed / scale))
+
+
+def draws_within_budget(
+    draws: list[tuple[list[Tensor], list[Tensor], list[Tensor]]], dtype: torch.dtype
+) -> None:
+    """`within_budget` of (ours, plain, exact) of several inputs.
+
+    The errors of a mean's terms cancel, in one draw more than in another: all of them judge the value. The
+    gradients have elements enough for one draw.
+    """
+    for ours, plain, exact in draws:
+        within_budget([exact[0], *ours[1:]], [exact[0], *plain[1:]], exact, dtype)
+    exact_values = torch.stack([exact[0] for _, _, exact in draws])
+    error, allowed = (
+        (torch.stack([draw[i][0] for draw in draws]).double() - exact_values).square().mean().sqrt()
+        for i in range(2)
+    )
+    assert error <= 2 * allowed + 4 * torch.finfo(torch.float32).eps * exact_values.max()
 
 
 def plain_attention(sq: Tensor, sk: Tensor, tq: Tensor, tk: Tensor, mask: Tensor) -> Tensor:

@@ -207,6 +207,27 @@ def test_hidden_states_on_an_emulated_block(
     assert nothing[0].isfinite().all()
 
 
+def test_triton_kernels_compile_without_spills() -> None:
+    """What the interpreter does not see: types, layouts, registers; no GPU is needed."""
+    compiler = pytest.importorskip("triton.backends.nvidia.compiler")
+    if not hasattr(compiler, "get_ptxas"):
+        pytest.skip("this Triton does not tell its ptxas")
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "triton_registers.py"
+    command = [
+        sys.executable,
+        str(script),
+        "--only",
+        "relation",
+        "--case",
+        "bfloat16 d=26/64",
+        "--arch",
+        "90",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "0 of 2 kernels spill" in done.stdout
+
+
 @pytest.mark.gpu
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
@@ -219,7 +240,7 @@ def test_compute_sanitizer_finds_nothing(tool: str, backend: str) -> None:
         pytest.skip("compute-sanitizer is not installed")
     code = f"""
 import torch
-from edad_fast.kernels import attention_score_mse, hidden_state_mse
+from edad_fast.kernels import attention_score_mse, hidden_state_mse, logit_kl, relation_kl
 def random(*shape):
     return torch.randn(*shape, device="cuda").to(dtype)
 for dtype in (torch.bfloat16, torch.float16):
@@ -232,6 +253,8 @@ for dtype in (torch.bfloat16, torch.float16):
         states, *linear = variables
         targets = random(2, length, 131)
         hidden_state_mse(states, targets, *linear, mask, mode="valid", backend={backend!r}).backward()
+        if {backend!r} == "triton":
+            (relation_kl(x[0], x[2], mask) + logit_kl(x[1], 2 * x[1].detach())).backward()
 torch.cuda.synchronize()
 """
     command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", code]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from loss_cases import queries_and_keys, value_and_gradients
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edad_fast.kernels import (
     attention_score_mse,
@@ -95,6 +96,26 @@ def test_cuda_takes_16_bit_tensors_and_says_what_it_refuses() -> None:
                 attention(*dtypes)
         with pytest.raises(ValueError, match="heads of 64 at most"):
             attention(brain, brain, 65)
+
+
+def test_auto_takes_triton_on_a_gpu_where_it_can() -> None:
+    pytest.importorskip("triton")
+    with FakeTensorMode():
+        narrow, wide, fine = (
+            torch.empty(1, 1, 1, width, dtype=dtype, device="cuda")
+            for width, dtype in ((64, torch.bfloat16), (129, torch.bfloat16), (64, torch.float64))
+        )
+        picked = [
+            choice.outputs("auto", kernel, pair, [])
+            for kernel in ("relation", "logits", "cross_entropy")
+            for pair in ((narrow, narrow), (narrow, wide), (narrow, fine))
+        ]
+    other = "chunked_outputs"
+    assert picked == [
+        *("triton.relation", other, other),
+        *("triton.logits", "triton.logits", other),
+        *("triton.cross_entropy", "triton.cross_entropy", other),
+    ]
 
 
 def q(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

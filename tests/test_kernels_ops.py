@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_cases import queries_and_keys, random_states, value_and_gradients
+from loss_cases import need_triton, queries_and_keys, random_states, value_and_gradients
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,20 +54,27 @@ def test_opcheck_of_the_distillation(dtype: torch.dtype) -> None:
     torch.library.opcheck(ops.distillation, tuple(detached))
 
 
-def test_opcheck_of_the_outputs() -> None:
-    rows, weight, bias, student, teacher = random_states((7, 4), (9, 4), (9,), (2, 2, 5, 3), (2, 2, 5, 4))
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+def test_opcheck_of_the_outputs(backend: str) -> None:
+    dtype = torch.float64
+    names = {"cross_entropy": "chunked_outputs", "relation": "chunked_outputs", "logits": "chunked_outputs"}
+    if backend == "triton":
+        need_triton("cpu")
+        dtype, names = torch.float32, {name: f"triton.{name}" for name in names}
+    shapes = (7, 4), (9, 4), (9,), (2, 2, 5, 3), (2, 2, 5, 4)
+    rows, weight, bias, student, teacher = random_states(*shapes, dtype=dtype)
     for x in (rows, weight, bias, student):
         x.requires_grad_()
     labels = torch.tensor([0, 8, 3, 3, 1, 2, 7])
     torch.library.opcheck(
         ops_outputs.linear_cross_entropy,
-        (rows, weight, bias, labels, 0.1, 0.01, "chunked_outputs", torch.float64, 7),
+        (rows, weight, bias, labels, 0.1, 0.01, names["cross_entropy"], dtype, 7),
     )
     segments = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 2, 2, 0]], dtype=torch.int32)
     torch.library.opcheck(
-        ops_outputs.relation_kl, (student, teacher, segments, 0.5, 0.4, "chunked_outputs", True)
+        ops_outputs.relation_kl, (student, teacher, segments, 0.5, 0.4, names["relation"], True)
     )
-    torch.library.opcheck(ops_outputs.logit_kl, (rows, weight.detach()[:7], 2.0, "chunked_outputs", True))
+    torch.library.opcheck(ops_outputs.logit_kl, (rows, weight.detach()[:7], 2.0, names["logits"], True))
 
 
 def every_loss(student: list[Tensor], teacher: list[Tensor], mask: Tensor) -> Tensor:
@@ -148,7 +155,11 @@ def test_capture_in_a_cuda_graph(backend: str) -> None:
         tq, tk, target = teacher
         scores = AttentionTerm([q], [k], [tq], [tk], mask, mode="valid_pairs", backend=backend)
         states = HiddenTerm([hidden], [target], [weight], [bias], mask, "valid", backend=backend)
-        return distillation(scores, states)[0]
+        total = distillation(scores, states)[0]
+        if backend == "triton":
+            total = total + relation_kl(q, tq, mask, backend=backend)
+            total = total + logit_kl(k, 2 * k.detach(), backend=backend)
+        return total
 
     expected = value_and_gradients(loss, [tq, tk, target], student)
     leaves = [x.requires_grad_() for x in student]
@@ -178,10 +189,15 @@ def test_no_loss_waits_for_the_gpu(backend: str, dtype: torch.dtype) -> None:
     states = HiddenTerm(
         [student[2]], [teacher[2]], [student[3]], [student[4]], mask, "valid", backend=backend
     )
-    distillation(attention, states)[0].backward()  # compiles
+
+    def loss() -> Tensor:
+        total = distillation(attention, states)[0] + relation_kl(student[0], teacher[0], mask)
+        return total + logit_kl(student[1], 2 * student[1].detach())
+
+    loss().backward()  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        distillation(attention, states)[0].backward()
+        loss().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

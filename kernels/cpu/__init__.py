@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common import saved_dtype, stacked_like
+from ..common import gradient_like
 
 NAME = "_losses_cpu.so"
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -47,6 +47,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "edad_fast_cross_entropy": [
         *(_pointer, _long, _long, _pointer, _pointer, _double, _double, _int, _int, _int, _pointer),
     ],
+    "edad_fast_scale": [_pointer, _pointer, _long, _pointer, _int],
     "edad_fast_column_sums": [_pointer, _long, _long, _int, _int, _pointer],
 }
 
@@ -67,6 +68,21 @@ def library() -> ctypes.CDLL | None:
                 function.argtypes = arguments
             return loaded
     return None
+
+
+def scale(source: Tensor, factor: Tensor, target: Tensor) -> None:
+    """target = source * factor (fp32 [1]), rounded once; both bf16, dense, in the same memory order.
+
+    Raises:
+        RuntimeError: the library is missing.
+    """
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError("the C++ losses for CPUs were not built")
+    loaded.edad_fast_scale(
+        *(source.data_ptr(), target.data_ptr(), source.numel()),
+        *(factor.data_ptr(), torch.get_num_threads()),
+    )
 
 
 def attention_terms(
@@ -103,7 +119,7 @@ def attention_terms(
         batch = starts.shape[0] - 1
     ids = None if segments is None else segments.to(torch.int32).contiguous()
     gradients = [
-        _gradient_like(x, cu_seqlens is not None) if want else torch.empty(0)
+        gradient_like(x, cu_seqlens is not None) if want else torch.empty(0)
         for want, x in ((want_q, student_q), (want_k, student_k))
     ]
     sums = torch.zeros((len(student_q), batch * heads), dtype=torch.float64)
@@ -124,10 +140,3 @@ def attention_terms(
         if failed:
             raise RuntimeError("not enough memory for the attention-score loss")
     return sums.sum(1).float(), gradients[0], gradients[1]
-
-
-def _gradient_like(tensors: list[Tensor], fill: bool) -> Tensor:
-    made = stacked_like(tensors, saved_dtype(tensors[0]))
-    if made.stride(-1) != 1:
-        made = torch.empty(made.shape, dtype=made.dtype)
-    return made.zero_() if fill else made

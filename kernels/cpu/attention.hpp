@@ -1,4 +1,4 @@
-// The attention-score loss of one head on a CPU: arguments, and one implementation for each instruction set.
+// The attention-score loss on a CPU: arguments, and one implementation for each instruction set.
 #pragma once
 
 #include <cstddef>
@@ -20,29 +20,40 @@ struct Head {
   void* grad_k;
   std::ptrdiff_t grad_q_stride, grad_k_stride;
   const std::int32_t* segments;  // [length]; null: all are tokens of one segment
+  std::size_t length;
 };
 
 struct Options {
   Dtype dtype;
-  std::size_t length, student_width, teacher_width;
+  std::size_t student_width, teacher_width;
   float student_scale, teacher_scale;
   bool tinybert, linear;
 };
 
-// Half gradients of the sum of squared score differences are written, the sum is returned.
-using HeadFunction = double (*)(const Head& head, const Options& options);
+// Half gradients of the sum of squared score differences are written, the sum is returned. `next` is the head
+// that this thread will probably be given next (null: none): its rows are brought to the cache meanwhile.
+using HeadFunction = double (*)(const Head& head, const Head* next, const Options& options);
+
+// bf16 times an fp32 factor, rounded once.
+using ScaleFunction = void (*)(const std::uint16_t* source, std::uint16_t* target, std::size_t count,
+                               float factor);
+
+struct Functions {
+  HeadFunction attention_head;
+  ScaleFunction scale;
+};
 
 namespace avx512bf16 {
-double attention_head(const Head& head, const Options& options);
+extern const Functions functions;
 }
 namespace avx512 {
-double attention_head(const Head& head, const Options& options);
+extern const Functions functions;
 }
 namespace avx2 {
-double attention_head(const Head& head, const Options& options);
+extern const Functions functions;
 }
 namespace portable {
-double attention_head(const Head& head, const Options& options);
+extern const Functions functions;
 }
 
 }  // namespace edad_fast

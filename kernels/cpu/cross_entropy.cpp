@@ -112,31 +112,40 @@ double cross_entropy_row(void* logits, std::int64_t label, const RowOptions& opt
   for (std::size_t lane = 0; lane < LANES; ++lane) top = std::max(top, highest[lane]);
   const auto target = static_cast<double>(row[static_cast<std::size_t>(label)]);
 
-  double sum = 0;
+  // The label's own term is left out: beside it, near convergence, the others would be lost.
+  double others = 0;
+  float own = 0;
   for (std::size_t first = 0; first < size; first += BLOCK) {
     Floats sums{};
     for (std::size_t i = first; i < std::min(first + BLOCK, size); i += LANES) {
-      const Floats x = exponential(load<Floats>(&row[i], LANES) - top);
-      sums += x;
+      Floats x = exponential(load<Floats>(&row[i], LANES) - top);
       store(x, &row[i], LANES);
+      const std::size_t at = static_cast<std::size_t>(label) - i;  // wraps where the label is in front
+      if (at < LANES) {
+        own = x[at];
+        x[at] = 0;
+      }
+      sums += x;
     }
-    sum += sum_of(sums);
+    others += sum_of(sums);
   }
+  const double sum = others + static_cast<double>(own);
   const double normaliser = static_cast<double>(top) + std::log(sum);
-  const double uniform = options.label_smoothing / static_cast<double>(classes);
-  double loss = normaliser - (1 - options.label_smoothing) * target;
-  if (options.label_smoothing > 0) loss -= uniform * plain;
+  const double smoothing = options.label_smoothing, uniform = smoothing / static_cast<double>(classes);
+  double loss = std::log(sum) + (static_cast<double>(top) - target);
+  if (smoothing > 0) loss += smoothing * target - uniform * plain;
   if (options.z_loss > 0) loss += options.z_loss * normaliser * normaliser;
   if (!options.gradient) return loss;
 
-  const auto factor = static_cast<float>((1 + 2 * options.z_loss * normaliser) / sum);
+  const double more = 2 * options.z_loss * normaliser;
+  const auto factor = static_cast<float>((1 + more) / sum);
   const auto less = static_cast<float>(uniform);
-  const float other = row[static_cast<std::size_t>(label)] * factor - less;
-  const float own = other - static_cast<float>(1 - options.label_smoothing);
+  const auto of_label =
+      static_cast<float>((more * static_cast<double>(own) - others) / sum + smoothing - uniform);
   for (std::size_t i = 0; i < size; i += LANES) {
     Floats x = load<Floats>(&row[i], LANES) * factor - less;
     const std::size_t count = std::min(LANES, classes - i), at = static_cast<std::size_t>(label) - i;
-    if (at < LANES) x[at] = own;  // `at` wraps where the label is in front
+    if (at < LANES) x[at] = of_label;
     if (options.bf16) {
       store(rounded(x), static_cast<std::uint16_t*>(logits) + i, count);
     } else {

@@ -11,6 +11,8 @@
 
 namespace {
 
+constexpr std::int64_t PIECE = 1 << 20;  // bf16 numbers that are worth a thread
+
 const char* advanced(const void* data, std::ptrdiff_t elements, std::size_t size) {
   return static_cast<const char*>(data) + elements * static_cast<std::ptrdiff_t>(size);
 }
@@ -32,11 +34,20 @@ int edad_fast_attention(const EdadFastTensor* tensors, std::int64_t sequences, s
                         std::int64_t student_width, std::int64_t teacher_width, double student_scale,
                         double teacher_scale, int dtype, int tinybert, int linear, int threads,
                         double* sums) {
-  const edad_fast::HeadFunction function = EDAD_FAST_BEST(attention_head);
+  const edad_fast::HeadFunction function = EDAD_FAST_BEST(functions).attention_head;
   const auto kind = static_cast<edad_fast::Dtype>(dtype);
   const std::size_t size = kind == edad_fast::Dtype::fp32 ? 4 : 2;
   const std::size_t gradient_size = kind == edad_fast::Dtype::bf16 ? 2 : 4;
-  const bool done = edad_fast::for_each_item(sequences * heads, threads, [&](std::int64_t item) {
+  const std::int64_t items = sequences * heads;
+  const std::int64_t team_size = std::clamp<std::int64_t>(threads, 1, std::max<std::int64_t>(items, 1));
+  const edad_fast::Options options{kind,
+                                   static_cast<std::size_t>(student_width),
+                                   static_cast<std::size_t>(teacher_width),
+                                   static_cast<float>(student_scale),
+                                   static_cast<float>(teacher_scale),
+                                   tinybert != 0,
+                                   linear != 0};
+  auto head_of = [&](std::int64_t item) {
     const std::int64_t sequence = item / heads, head = item % heads;
     const std::int64_t batch = starts ? 0 : sequence, first = starts ? starts[sequence] : 0;
     auto place = [&](int index, std::size_t bytes) {
@@ -44,25 +55,22 @@ int edad_fast_attention(const EdadFastTensor* tensors, std::int64_t sequences, s
       return x.data ? advanced(x.data, batch * x.batch + head * x.head + first * x.row, bytes) : nullptr;
     };
     auto rows = [&](int index) { return edad_fast::Rows{place(index, size), tensors[index].row}; };
-    const edad_fast::Head one{rows(0),
-                              rows(1),
-                              rows(2),
-                              rows(3),
-                              const_cast<char*>(place(4, gradient_size)),
-                              const_cast<char*>(place(5, gradient_size)),
-                              tensors[4].row,
-                              tensors[5].row,
-                              segments ? segments + batch * length : nullptr};
-    const edad_fast::Options options{
-        kind,
-        static_cast<std::size_t>(starts ? starts[sequence + 1] - starts[sequence] : length),
-        static_cast<std::size_t>(student_width),
-        static_cast<std::size_t>(teacher_width),
-        static_cast<float>(student_scale),
-        static_cast<float>(teacher_scale),
-        tinybert != 0,
-        linear != 0};
-    sums[item] = function(one, options);
+    return edad_fast::Head{
+        rows(0),
+        rows(1),
+        rows(2),
+        rows(3),
+        const_cast<char*>(place(4, gradient_size)),
+        const_cast<char*>(place(5, gradient_size)),
+        tensors[4].row,
+        tensors[5].row,
+        segments ? segments + batch * length : nullptr,
+        static_cast<std::size_t>(starts ? starts[sequence + 1] - starts[sequence] : length)};
+  };
+  const bool done = edad_fast::for_each_item(items, threads, [&](std::int64_t item) {
+    const bool more = item + team_size < items;
+    const edad_fast::Head following = head_of(more ? item + team_size : item);
+    sums[item] = function(head_of(item), more ? &following : nullptr, options);
   });
   return done ? 0 : 1;
 }
@@ -92,5 +100,16 @@ int edad_fast_column_sums(const void* x, std::int64_t rows, std::int64_t columns
              bf16 != 0, sums + first);
   });
   return done ? 0 : 1;
+}
+
+// target = source * factor[0], bf16 [count]. Returns 0.
+int edad_fast_scale(const std::uint16_t* source, std::uint16_t* target, std::int64_t count,
+                    const float* factor, int threads) {
+  const edad_fast::ScaleFunction function = EDAD_FAST_BEST(functions).scale;
+  edad_fast::for_each_item((count + PIECE - 1) / PIECE, threads, [&](std::int64_t piece) {
+    const std::int64_t first = piece * PIECE, last = std::min(first + PIECE, count);
+    function(source + first, target + first, static_cast<std::size_t>(last - first), *factor);
+  });
+  return 0;
 }
 }

@@ -1,35 +1,45 @@
 // What the losses are computed with on CPUs. Compiled once for each instruction set; EDAD_FAST_ARCH names its
 // namespace.
 //
-// Everything is one kind of product, C = beta C + alpha A B over tiles of TILE_ROWS x TILE_COLUMNS. Where the
-// processor multiplies bf16 pairs, products of bf16 inputs take two terms at a time: they are exact up to the
-// fp32 sum either way.
+// Matrices lie in panels of PANEL columns, so that every step in memory is a constant. Everything is one kind
+// of product, a sum of A B over tiles that fill the registers. Where the processor multiplies bf16 pairs,
+// products of bf16 inputs take two terms at a time: they are exact up to the fp32 sum either way.
 #pragma once
 
 #include <algorithm>
-#include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 #include <vector>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
+#include "ahead.hpp"
 #include "attention.hpp"
 
 namespace edad_fast::EDAD_FAST_ARCH {
 namespace {
 
-constexpr std::size_t TILE_ROWS = 8;
-constexpr std::size_t TILE_COLUMNS = 32;
+constexpr std::size_t PANEL = 32;
+constexpr std::size_t GROUP = 16;  // elements that are moved at a time
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef std::int32_t Words __attribute__((vector_size(64)));
-typedef double Doubles __attribute__((vector_size(64)));
+// A tile is MAX_ROWS x 2 vectors: the sums, two vectors of B and an element of A fill the registers.
+#if defined(__AVX512F__)
+constexpr std::size_t VECTOR_BYTES = 64, MAX_ROWS = 13;
+#elif defined(__AVX__)
+constexpr std::size_t VECTOR_BYTES = 32, MAX_ROWS = 6;
+#else
+constexpr std::size_t VECTOR_BYTES = 16, MAX_ROWS = 6;
+#endif
 
-std::size_t padded(std::size_t size, std::size_t multiple) {
+typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
+typedef double Doubles __attribute__((vector_size(VECTOR_BYTES)));
+
+constexpr std::size_t padded(std::size_t size, std::size_t multiple) {
   return (size + multiple - 1) / multiple * multiple;
 }
 
@@ -49,37 +59,47 @@ class Buffer {  // 64-byte aligned; grows, never shrinks
   std::vector<Line> storage_;
 };
 
-struct Single {  // fp32 terms
-  using Element = float;
-  using Vector = Floats;
-  using Sum = float;
-  static Vector multiply_add(Element a, const Element* b, Vector c) {
-    Vector x;
-    std::memcpy(&x, b, sizeof x);
-    return c + a * x;
-  }
+template <class T>
+struct Panels {  // a matrix of `rows` rows; padded in its last panel
+  T* data;
+  std::size_t rows;
+
+  T* at(std::size_t panel, std::size_t row) const { return data + (panel * rows + row) * PANEL; }
+  Panels<T> from(std::size_t panel) const { return {at(panel, 0), rows}; }
 };
 
-struct Double {  // fp64 terms
-  using Element = double;
-  using Vector = Doubles;
-  using Sum = double;
-  static Vector multiply_add(Element a, const Element* b, Vector c) {
-    Vector x;
-    std::memcpy(&x, b, sizeof x);
-    return c + a * x;
-  }
+template <class T>
+Panels<T> take(Buffer<T>& buffer, std::size_t rows, std::size_t columns) {
+  return {buffer.get(rows * padded(columns, PANEL)), rows};
+}
+
+template <class T, class V>
+V loaded(const T* source) {
+  V value;
+  std::memcpy(&value, source, sizeof value);
+  return value;
+}
+
+template <class T, class V>
+struct Plain {  // fp32 or fp64 terms
+  using Element = T;
+  using Sum = T;
+  using Vector = V;
+  using Right = V;
+  static Vector multiply_add(Element a, Right b, Vector c) { return c + a * b; }
 };
+using Single = Plain<float, Floats>;
+using Double = Plain<double, Doubles>;
 
 #ifdef __AVX512BF16__
 struct Pair {  // two bf16 terms in 32 bits
   using Element = std::uint32_t;
-  using Vector = __m512;
   using Sum = float;
-  static Vector multiply_add(Element a, const Element* b, Vector c) {
-    const __m512i x = _mm512_loadu_si512(b);
-    const __m512i y = _mm512_set1_epi32(static_cast<int>(a));
-    return _mm512_dpbf16_ps(c, std::bit_cast<__m512bh>(y), std::bit_cast<__m512bh>(x));
+  using Vector = Floats;
+  using Right = __m512i;
+  static Vector multiply_add(Element a, Right b, Vector c) {
+    const __m512i pair = _mm512_set1_epi32(static_cast<int>(a));
+    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(pair), reinterpret_cast<__m512bh>(b));
   }
 };
 constexpr bool HAS_PAIRS = true;
@@ -89,189 +109,113 @@ constexpr bool HAS_PAIRS = false;
 #endif
 
 template <class Terms>
-struct Left {  // element (row, k) at data[row * row_step + k * k_step]
-  const typename Terms::Element* data;
-  std::size_t row_step, k_step;
+constexpr std::size_t LANES = sizeof(typename Terms::Vector) / sizeof(typename Terms::Sum);
+
+template <class Terms, std::size_t ROWS, std::size_t VECTORS>
+using Tile = typename Terms::Vector[ROWS][VECTORS];
+
+// Adds `terms` terms to a tile. Term k of row r is left[r * PANEL + k], or left[k * PANEL + r] where the
+// matrix on the left is read across; `next` leads to its next PANEL terms.
+template <class Terms, bool ACROSS, std::size_t ROWS, std::size_t VECTORS>
+[[gnu::always_inline]] inline void accumulate(Tile<Terms, ROWS, VECTORS>& sums,
+                                              const typename Terms::Element* left, std::size_t next,
+                                              const typename Terms::Element* right, std::size_t terms) {
+  using Right = typename Terms::Right;
+  for (std::size_t done = 0; done < terms; done += PANEL, left += next) {
+    const std::size_t count = std::min(PANEL, terms - done);
+    for (std::size_t k = 0; k < count; ++k, right += PANEL) {
+      Right b[VECTORS];
+#pragma GCC unroll 2
+      for (std::size_t v = 0; v < VECTORS; ++v) {
+        b[v] = loaded<typename Terms::Element, Right>(right + v * LANES<Terms>);
+      }
+#pragma GCC unroll 13
+      for (std::size_t r = 0; r < ROWS; ++r) {
+        const auto a = left[ACROSS ? k * PANEL + r : r * PANEL + k];
+#pragma GCC unroll 2
+        for (std::size_t v = 0; v < VECTORS; ++v) sums[r][v] = Terms::multiply_add(a, b[v], sums[r][v]);
+      }
+    }
+  }
+}
+
+// One product of a sum of products; what has been summed before it is first multiplied by `scale`.
+template <class Terms>
+struct Part {
+  Panels<const typename Terms::Element> left;  // row 0 belongs to row 0 of the result
+  Panels<const typename Terms::Element> right;
+  std::size_t terms;
+  typename Terms::Sum scale = 1;
 };
 
-// C[rows x columns] = beta C + alpha A B; rows and columns are multiples of a tile.
-template <class Terms, class Sum = typename Terms::Sum>
-void multiply(Left<Terms> a, const typename Terms::Element* b, std::size_t b_step, std::size_t terms, Sum* c,
-              std::size_t c_step, std::size_t rows, std::size_t columns, Sum alpha, bool add) {
-  using Vector = typename Terms::Vector;
-  constexpr std::size_t lanes = sizeof(Vector) / sizeof(Sum);
-  constexpr std::size_t vectors = 32 / lanes > 2 ? 2 : 32 / lanes;
-  for (std::size_t column = 0; column < columns; column += vectors * lanes) {
-    for (std::size_t row = 0; row < rows; row += TILE_ROWS) {
-      Vector sums[TILE_ROWS][vectors] = {};
-      const auto* left = a.data + row * a.row_step;
-      const auto* right = b + column;
-      for (std::size_t k = 0; k < terms; ++k) {
-#pragma GCC unroll 8
-        for (std::size_t r = 0; r < TILE_ROWS; ++r) {
+template <std::size_t ROWS = MAX_ROWS, class Call>
+[[gnu::always_inline]] inline void with_rows(std::size_t rows, const Call& call) {
+  if (rows == ROWS) {
+    call(std::integral_constant<std::size_t, ROWS>{});
+  } else if constexpr (ROWS > 1) {
+    with_rows<ROWS - 1>(rows, call);
+  }
+}
+
+// The sum of the parts, [rows, columns], tile by tile: finish(tile, panel, row, column) takes each. `lower`
+// leaves out groups above the diagonal.
+template <class Terms, bool ACROSS, std::size_t VECTORS, class Finish>
+void multiply(std::initializer_list<Part<Terms>> parts, std::size_t rows, std::size_t columns, bool lower,
+              const Finish& finish) {
+  constexpr std::size_t step = VECTORS * LANES<Terms>;
+  const std::size_t block = ACROSS ? PANEL : rows;  // rows that one panel of the left matrix holds
+  for (std::size_t column = 0; column < columns; column += step) {
+    const std::size_t panel = column / PANEL, inside = column % PANEL;
+    for (std::size_t top = 0; top < rows; top += block) {
+      const std::size_t begin = lower ? column / GROUP * GROUP : 0, end = std::min(block, rows - top);
+      // Tiles of almost equal height.
+      const std::size_t height = end - begin, tiles = (height + MAX_ROWS - 1) / MAX_ROWS;
+      for (std::size_t tile = 0; tile < tiles; ++tile) {
+        const std::size_t first = begin + height * tile / tiles;
+        with_rows(begin + height * (tile + 1) / tiles - first, [&](auto constant) {
+          constexpr std::size_t ROWS = decltype(constant)::value;
+          Tile<Terms, ROWS, VECTORS> sums = {};
+          for (const Part<Terms>& part : parts) {
+            if (part.scale != 1) {
+#pragma GCC unroll 13
+              for (std::size_t r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 2
-          for (std::size_t v = 0; v < vectors; ++v) {
-            sums[r][v] = Terms::multiply_add(left[r * a.row_step + k * a.k_step],
-                                             right + k * b_step + v * lanes, sums[r][v]);
+                for (std::size_t v = 0; v < VECTORS; ++v) sums[r][v] *= part.scale;
+              }
+            }
+            const auto* left = ACROSS ? part.left.at(top / PANEL, 0) + first : part.left.at(0, first);
+            accumulate<Terms, ACROSS, ROWS, VECTORS>(sums, left, PANEL * (ACROSS ? PANEL : part.left.rows),
+                                                     part.right.at(panel, 0) + inside, part.terms);
+          }
+          finish(sums, panel, top + first, inside);
+        });
+      }
+    }
+  }
+}
+
+// C (+)= the sum of the parts.
+template <class Terms, bool ACROSS, std::size_t VECTORS = 2>
+void multiply_into(std::initializer_list<Part<Terms>> parts, Panels<typename Terms::Sum> c, std::size_t rows,
+                   std::size_t columns, bool add, Ahead& ahead, bool lower = false) {
+  using Vector = typename Terms::Vector;
+  using Sum = typename Terms::Sum;
+  multiply<Terms, ACROSS, VECTORS>(
+      parts, rows, columns, lower, [&](auto& sums, std::size_t panel, std::size_t row, std::size_t inside) {
+        constexpr std::size_t ROWS = std::extent_v<std::remove_reference_t<decltype(sums)>>;
+        Sum* target = c.at(panel, row) + inside;
+#pragma GCC unroll 13
+        for (std::size_t r = 0; r < ROWS; ++r, target += PANEL) {
+#pragma GCC unroll 2
+          for (std::size_t v = 0; v < VECTORS; ++v) {
+            Sum* to = target + v * LANES<Terms>;
+            Vector value = sums[r][v];
+            if (add) value += loaded<Sum, Vector>(to);
+            std::memcpy(to, &value, sizeof value);
           }
         }
-      }
-      for (std::size_t r = 0; r < TILE_ROWS; ++r) {
-        for (std::size_t v = 0; v < vectors; ++v) {
-          Sum* target = c + (row + r) * c_step + column + v * lanes;
-          Vector value = alpha * sums[r][v];
-          if (add) {
-            Vector before;
-            std::memcpy(&before, target, sizeof before);
-            value += before;
-          }
-          std::memcpy(target, &value, sizeof value);
-        }
-      }
-    }
-  }
-}
-
-float widened(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
-
-float half(std::uint16_t bits) {  // of fp16; the product shifts the exponent, subnormal numbers included
-  const float magnitude = std::bit_cast<float>(static_cast<std::uint32_t>(bits & 0x7FFFU) << 13) * 0x1p112F;
-  const std::uint32_t special = (bits & 0x7C00U) == 0x7C00U ? 0x7F800000U : 0U;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | special |
-                              static_cast<std::uint32_t>(bits & 0x8000U) << 16);
-}
-
-std::uint16_t rounded(float value) {  // to bf16, to nearest even
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t up = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
-  return static_cast<std::uint16_t>((bits & 0x7FFFFFFFU) > 0x7F800000U ? (bits >> 16) | 0x40U : up);
-}
-
-bool kept(const std::int32_t* segments, std::size_t row) { return !segments || segments[row] > 0; }
-
-// Rows [first, first + count) as fp32 (or fp64) [padded rows, step]; zero rows where `mask` has no token.
-template <class T>
-void unpack(Rows rows, Dtype dtype, std::size_t first, std::size_t count, std::size_t width,
-            const std::int32_t* mask, T* target, std::size_t step, std::size_t padded_width) {
-  for (std::size_t row = 0; row < padded(count, TILE_ROWS); ++row, target += step) {
-    std::size_t filled = 0;
-    if (row < count && kept(mask, first + row)) {
-      filled = width;
-      const auto offset = static_cast<std::ptrdiff_t>(first + row) * rows.stride;
-      if (dtype == Dtype::bf16) {
-        const auto* source = static_cast<const std::uint16_t*>(rows.data) + offset;
-        for (std::size_t i = 0; i < width; ++i) target[i] = widened(source[i]);
-      } else if (dtype == Dtype::fp16) {
-        const auto* source = static_cast<const std::uint16_t*>(rows.data) + offset;
-        for (std::size_t i = 0; i < width; ++i) target[i] = half(source[i]);
-      } else {
-        const auto* source = static_cast<const float*>(rows.data) + offset;
-        for (std::size_t i = 0; i < width; ++i) target[i] = source[i];
-      }
-    }
-    std::fill(target + filled, target + padded_width, T{0});
-  }
-}
-
-// bf16 rows as they are, [padded rows, step], zero-filled.
-void copy(Rows rows, std::size_t first, std::size_t count, std::size_t width, const std::int32_t* mask,
-          std::uint16_t* target, std::size_t step, std::size_t padded_width) {
-  for (std::size_t row = 0; row < padded(count, TILE_ROWS); ++row, target += step) {
-    std::size_t filled = 0;
-    if (row < count && kept(mask, first + row)) {
-      filled = width;
-      const auto* source = static_cast<const std::uint16_t*>(rows.data) +
-                           static_cast<std::ptrdiff_t>(first + row) * rows.stride;
-      std::memcpy(target, source, width * sizeof *target);
-    }
-    std::fill(target + filled, target + padded_width, std::uint16_t{0});
-  }
-}
-
-// Exchanges the elements of two rows that lie on the wrong side of the diagonal of 2 x 2 blocks of STEP.
-template <int STEP>
-void exchange(Words& upper, Words& lower) {
-  Words first, second;
-  for (int lane = 0; lane < 16; ++lane) {
-    first[lane] = (lane & STEP) ? 16 + lane - STEP : lane;
-    second[lane] = (lane & STEP) ? 16 + lane : lane + STEP;
-  }
-#ifdef __clang__
-  Words x, y;
-  for (int lane = 0; lane < 16; ++lane) {
-    x[lane] = first[lane] < 16 ? upper[first[lane]] : lower[first[lane] - 16];
-    y[lane] = second[lane] < 16 ? upper[second[lane]] : lower[second[lane] - 16];
-  }
-#else
-  const Words x = __builtin_shuffle(upper, lower, first), y = __builtin_shuffle(upper, lower, second);
-#endif
-  upper = x;
-  lower = y;
-}
-
-template <int STEP>
-void exchange_all(Words (&rows)[16]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    if (!(i & STEP)) exchange<STEP>(rows[i], rows[i + STEP]);
-  }
-}
-
-// [rows, columns] to [columns, target_step] of 32-bit elements; rows and columns are multiples of 16.
-void transpose(const std::uint32_t* source, std::size_t step, std::size_t rows, std::size_t columns,
-               std::uint32_t* target, std::size_t target_step) {
-  for (std::size_t row = 0; row < rows; row += 16) {
-    for (std::size_t column = 0; column < columns; column += 16) {
-      Words block[16];
-#pragma GCC unroll 16
-      for (std::size_t i = 0; i < 16; ++i)
-        std::memcpy(&block[i], source + (row + i) * step + column, sizeof(Words));
-      exchange_all<8>(block);
-      exchange_all<4>(block);
-      exchange_all<2>(block);
-      exchange_all<1>(block);
-#pragma GCC unroll 16
-      for (std::size_t i = 0; i < 16; ++i) {
-        std::memcpy(target + (column + i) * target_step + row, &block[i], sizeof(Words));
-      }
-    }
-  }
-}
-
-template <class T>
-void store(const T* values, std::size_t step, std::size_t first, std::size_t count, std::size_t width,
-           Dtype dtype, void* target, std::ptrdiff_t stride) {
-  for (std::size_t row = 0; row < count; ++row, values += step) {
-    const auto offset = static_cast<std::ptrdiff_t>(first + row) * stride;
-    if (dtype == Dtype::bf16) {
-      auto* out = static_cast<std::uint16_t*>(target) + offset;
-      for (std::size_t i = 0; i < width; ++i) out[i] = rounded(static_cast<float>(values[i]));
-    } else {
-      auto* out = static_cast<float*>(target) + offset;
-      for (std::size_t i = 0; i < width; ++i) out[i] = static_cast<float>(values[i]);
-    }
-  }
-}
-
-// Sets the pairs of query `id` that do not count to 0 (a select: NaN times 0 would be NaN); their squared
-// sum.
-double keep_counted(float* scores, std::size_t length, const std::int32_t* segments, std::int32_t id,
-                    bool tinybert) {
-  float sums[16] = {};
-  const bool all = tinybert && id <= 0;
-  for (std::size_t j = 0; j < length; ++j) {
-    const std::int32_t key = segments ? segments[j] : 1;
-    const bool counts = key > 0 && (all || key == id);
-    scores[j] = counts ? scores[j] : 0.0F;
-  }
-  std::size_t j = 0;
-  for (; j + 16 <= length; j += 16) {
-    for (std::size_t lane = 0; lane < 16; ++lane) sums[lane] += scores[j + lane] * scores[j + lane];
-  }
-  double total = 0;
-  for (; j < length; ++j) total += static_cast<double>(scores[j]) * scores[j];
-  for (const float sum : sums) total += sum;
-  return total;
+        ahead.step();
+      });
 }
 
 }  // namespace

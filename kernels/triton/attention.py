@@ -22,10 +22,14 @@ from .launch import (
     on_device,
     pick,
     product,
+    roomy,
 )
 
 # Longest sequence of one tile, and the tiles beyond it; fp32 tiles take twice the registers.
 ONE_TILE = 128
+# Where the GPU is not `roomy`, one tile takes bf16 heads of this width, both models together; fp16 takes more
+# products.
+NARROW = 128
 TILES = {2: (128, 64), 4: (64, 32)}
 
 
@@ -236,7 +240,9 @@ def attention_terms(
     ]
     itemsize = max(x[0].element_size() for x in lists)
     tiles = TILES[itemsize]
-    one_tile = longest <= ONE_TILE and itemsize == 2
+    blocks = {"S_BLOCK": block(width), "T_BLOCK": block(teacher_width)}
+    narrow = student_q[0].dtype == torch.bfloat16 and sum(blocks.values()) <= NARROW
+    one_tile = longest <= ONE_TILE and itemsize == 2 and (narrow or roomy(device))
     programs = sequences * heads * (1 if one_tile else triton.cdiv(longest, tiles[0]))
     sums = torch.zeros((layers, max(1, programs)), dtype=torch.float32, device=device)
     if not programs:
@@ -244,8 +250,7 @@ def attention_terms(
     shape = {
         "S": width,
         "T": teacher_width,
-        "S_BLOCK": block(width),
-        "T_BLOCK": block(teacher_width),
+        **blocks,
         "SEGMENTS": segments is not None,
         "LENGTHS": cu_seqlens is not None,
         "TINYBERT": mode == "tinybert",

@@ -86,7 +86,7 @@ def cross_entropy_terms(
             z_loss,
             BIAS=bias is not None,
             GRADIENT=want_x or want_w or want_b,
-            BLOCK=BLOCK,
+            BLOCK=min(BLOCK, triton.next_power_of_2(logits.shape[1])),
             num_warps=8,
         )
 

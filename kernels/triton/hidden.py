@@ -226,7 +226,7 @@ def _add_weight_gradients(
             IN=64,
             DEPTH=depth,
             EMULATE=interpreting(),
-            num_warps=4,
+            num_warps=8,
         )
     grad_w += sums.sum(1)
 

@@ -29,6 +29,11 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
+def roomy(device: torch.device) -> bool:
+    """Whether factors of products need no registers: tensor cores that read shared memory (sm_90, sm_100)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+
+
 def groups(*lists: Sequence[Tensor]) -> Iterator[tuple[int, int, list[Tensor]]]:
     """(first layer, layers, LAYERS tensors of each list) for each launch; short groups repeat their first.
 
@@ -66,6 +71,22 @@ def pick(layer, first, second, third, fourth, LAYERS: tl.constexpr):
     if LAYERS > 3:
         chosen = tl.where(layer == 3, fourth, chosen)
     return chosen
+
+
+@triton.jit
+def divergence(log_own, log_target, own, target):
+    """Terms of KL(target || own) from the logarithms of the probabilities and the probabilities.
+
+    target (e^d - 1 - d) with d = log_own - log_target: in sum the same as -target d, as both sides sum to 1,
+    but never negative and of second order in d, so that rounded normalisers cancel where both are close. By
+    its series where d is small.
+    """
+    d = log_own - log_target
+    series = 1.0 / 720 + d * (1.0 / 5040 + d * (1.0 / 40320))
+    series = 0.5 + d * (1.0 / 6 + d * (1.0 / 24 + d * (1.0 / 120 + d * series)))
+    # 0 * inf where the target is 0.
+    far = own - target - tl.where(target > 0, target * d, 0.0)
+    return tl.where(tl.abs(d) < 0.5, target * d * d * series, far)
 
 
 @triton.jit
