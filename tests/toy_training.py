@@ -2,9 +2,10 @@
 
 python toy_training.py OUTPUT_DIR OPTIONS_JSON
 
-Options: those of TrainerSettings; steps: of both stages; delay: seconds a step waits; kill: "time" or
-"events" ends the training by SIGKILL repeatedly, after random times or at random file system calls, until
-it is through.
+Options: those of TrainerSettings; steps: of both stages; delay: seconds a step waits; dropout; micro; poison:
+row of a step -> NaN; signal: [rank, step, number], sent by a process to itself; timeout: of the group; kill:
+"time" or "events" ends the training by SIGKILL repeatedly, after random times or at random file system calls,
+until it is through.
 """
 
 from __future__ import annotations
@@ -23,8 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edad_fast.errors import InputError
-from edad_fast.training import Interrupted, Ledger, LossTerms, ParameterGroup, Stage, Trainer, TrainerSettings
+from edad_fast.cli import main_guard
+from edad_fast.training import (
+    Ledger,
+    LossTerms,
+    ParameterGroup,
+    Stage,
+    Trainer,
+    TrainerSettings,
+    World,
+    join,
+)
 
 WIDTH = 7
 
@@ -44,20 +54,34 @@ class ToyBatch:
 
 
 class ToyBatches:
-    """Step k's batches are a pure function of k, in `micro` micro-batches of together 4 rows."""
+    """Step k's batches are a pure function of k, in `micro` micro-batches of together 4 rows.
 
-    def __init__(self, micro: int = 1, poison: dict[int, int] | None = None, delay: float = 0.0) -> None:
+    Several processes share the rows. `signals`: {step: signal that this process sends itself}.
+    """
+
+    def __init__(
+        self,
+        micro: int = 1,
+        poison: dict[int, int] | None = None,
+        delay: float = 0.0,
+        world: World | None = None,
+        signals: dict[int, int] | None = None,
+    ) -> None:
         self.micro, self.poison, self.delay = micro, poison or {}, delay
+        self.world, self.signals = world or World(), signals or {}
 
     def step(self, step: int) -> list[ToyBatch]:
         inputs = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(step))
         if step in self.poison:
             inputs[self.poison[step]] = float("nan")
         rows = range(4 * step, 4 * step + 4)
-        size = 4 // self.micro
+        part = 4 // self.world.size
+        mine = slice(part * self.world.rank, part * (self.world.rank + 1))
+        inputs, rows = inputs[mine], rows[mine]
+        size = part // self.micro
         return [
             ToyBatch(inputs[i : i + size], 1 / self.micro, tuple(rows[i : i + size]))
-            for i in range(0, 4, size)
+            for i in range(0, part, size)
         ]
 
     def iterate(self, start: int, stop: int) -> Iterator[list[ToyBatch]]:
@@ -65,6 +89,8 @@ class ToyBatches:
         torch.randint(10, (1,))
         for step in range(start, stop):
             time.sleep(self.delay)
+            if step in self.signals:
+                os.kill(os.getpid(), self.signals[step])
             yield self.step(step)
 
 
@@ -119,7 +145,8 @@ class ToyRun:
             self.models["student"] = network()
         self.objective = ToyObjective(self.models["teacher"], self.models["student"], self.dropout)
         steps = self.steps[0 if name == "first" else 1]
-        return Stage(name, self.objective, self.batches, steps, lambda progress: 1 - progress)
+        layers = [self.models["teacher"], self.models["student"]]
+        return Stage(name, self.objective, self.batches, steps, lambda progress: 1 - progress, layers)
 
     @property
     def stages(self) -> list[Callable[[], Stage]]:
@@ -130,8 +157,10 @@ class ToyRun:
         return {name: value.clone() for name, value in self.objective.state_dict().items()}
 
 
-def train(output_dir: Path, run: ToyRun, *, resume: bool = False, **settings: Any) -> Ledger:
-    trainer = Trainer(output_dir, TrainerSettings(**settings), run_state={"config": "toy"})
+def train(
+    output_dir: Path, run: ToyRun, *, resume: bool = False, world: World | None = None, **settings: Any
+) -> Ledger:
+    trainer = Trainer(output_dir, TrainerSettings(**settings), run_state={"config": "toy"}, world=world)
     return trainer.run(run.stages, resume=resume)
 
 
@@ -140,21 +169,23 @@ def metrics(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def attempt(output_dir: Path, options: dict[str, Any]) -> int:
-    run = ToyRun(tuple(options.pop("steps")), ToyBatches(micro=2, delay=options.pop("delay", 0.0)))
-    try:
-        ledger = train(output_dir, run, resume=True, **options)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_status
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    result = {
-        "weights": {name: value.tolist() for name, value in run.weights().items()},
-        "ledger": ledger.to_json(),
-    }
-    (output_dir / "result.json").write_text(json.dumps(result))
-    return 0
+    steps, dropout = options.pop("steps"), options.pop("dropout", 0.3)
+    batches = {key: options.pop(key) for key in ("micro", "delay") if key in options}
+    poison = {int(step): row for step, row in options.pop("poison", {}).items()}
+    rank, step, number = options.pop("signal", (0, -1, 0))
+
+    def body() -> None:
+        with join(torch.device("cpu"), options.pop("timeout", 60.0)) as world:
+            signals = {step: number} if world.rank == rank else {}
+            stream = ToyBatches(**{"micro": 2} | batches, poison=poison, world=world, signals=signals)
+            run = ToyRun(tuple(steps), stream, dropout)
+            ledger = train(output_dir, run, resume=True, world=world, **options)
+            weights = {name: value.tolist() for name, value in run.weights().items()}
+            result = {"weights": weights, "ledger": ledger.to_json()}
+            name = "result.json" if world.main else f"result-{world.rank}.json"
+            (output_dir / name).write_text(json.dumps(result))
+
+    return main_guard(body)
 
 
 def kill_at_event(number: int, folder: Path) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .batch import Batch, Shares
 from .loader import BatchStream
-from .shards import TokenShards, build_shards
+from .shards import TokenShards, build_shards, part_dir
 
-__all__ = ["Batch", "BatchStream", "Shares", "TokenShards", "build_shards"]
+__all__ = ["Batch", "BatchStream", "Shares", "TokenShards", "build_shards", "part_dir"]

@@ -209,6 +209,47 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def part_dir(parts_dir: Path, num_shards: int, shard_id: int) -> Path:
+    """Where part `shard_id` of `num_shards` belongs."""
+    return parts_dir / f"{shard_id:05}-of-{num_shards:05}"
+
+
+def _blocks_of_parts(
+    parts_dir: Path, expected: dict[str, Any]
+) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
+    """Documents of all parts as `_Writer.append` takes them; `expected`: what the whole is made from."""
+    way_out = f"build it with edad_fast.shards, or delete {parts_dir} to tokenise the whole corpus here"
+    found = [path.parent for path in sorted(parts_dir.glob("*-of-*/index.json"))]
+    number = int(found[0].name.rpartition("-")[2]) if found else 1
+    folders = [part_dir(parts_dir, number, part) for part in range(number)]
+    for folder in folders:
+        if folder not in found:
+            raise InputError(f"{folder}: this part of the token shards is missing; {way_out}")
+    if len(found) > number:
+        raise InputError(f"{found[-1]}: of another number of parts than {found[0]}; delete those not wanted")
+    files: list[Any] = []
+    for folder in folders:
+        made = _read_index(folder)["parts"]
+        wrong = [key for key in expected if key != "files" and made[key] != expected[key]]
+        theirs, ours = made["files"], expected["files"][len(files) : len(files) + len(made["files"])]
+        if wrong or theirs != ours:
+            raise InputError(
+                f"{folder}: made from other {', '.join(wrong) or 'files'} than this run; {way_out}"
+            )
+        files += theirs
+    if len(files) < len(expected["files"]):
+        raise InputError(f"{parts_dir}: made from fewer files than the corpus has now; {way_out}")
+    for folder in folders:
+        shards = TokenShards(folder)
+        shards.verify()
+        first, offsets = 0, shards.offsets
+        while first < shards.n_documents:
+            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _BLOCK_CHARACTERS)))
+            here = offsets[first : last + 1]
+            yield shards.read(np.arange(here[0], here[-1])), here - here[0]
+            first = last
+
+
 def build_shards(
     tokenizer: PreTrainedTokenizerFast,
     sources: Sequence[str | Path],
@@ -220,6 +261,8 @@ def build_shards(
     held_out_fraction: float = 0.0,
     rebuild: bool = True,
     progress: bool = True,
+    parts_dir: Path | None = None,
+    empty_is_error: bool = True,
 ) -> TokenShards:
     """Tokenise a corpus into `directory`; reuse what is there if files, vocabulary and settings are the same.
 
@@ -235,10 +278,14 @@ def build_shards(
         held_out_fraction: see `TokenShards`; a change of it alone rebuilds nothing.
         rebuild: whether shards of other input may be replaced.
         progress: show a progress bar.
+        parts_dir: holds the shards of consecutive parts of `sources` (see `part_dir`), made by this function
+            elsewhere: they are put together; the result is the same. None or absent: the text is tokenised.
+        empty_is_error: whether a corpus without tokens raises; a part of one may have none.
 
     Raises:
         InputError: shards of other input are there and `rebuild` is off; bad input text; a corpus without
-            tokens; damaged shards; `directory` holds something else.
+            tokens; damaged shards; `directory` holds something else; parts that are missing, damaged or of
+            other input.
     """
     directory = Path(directory)
     files = corpus_fingerprint(sources)
@@ -270,18 +317,29 @@ def build_shards(
 
     with atomic_dir(directory) as temporary:
         writer = _Writer(temporary)
-        fast = FastWordPieceTokenizer.from_tokenizer(
-            tokenizer, split_special_tokens=True, n_threads=usable_cpus()
-        )
-        documents = iter_documents(
-            sources, text_field=text_field, encoding_errors=encoding_errors, max_line_mib=max_line_mib
-        )
-        with tqdm(desc="tokenising", unit=" tokens", unit_scale=True, disable=not progress) as bar:
-            for block in _blocks(document.text for document in documents):
-                writer.append(*encode_documents(fast, block))
+        whole = parts_dir is None or not parts_dir.is_dir()
+        blocks: Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]
+        if parts_dir is None or whole:
+            fast = FastWordPieceTokenizer.from_tokenizer(
+                tokenizer, split_special_tokens=True, n_threads=usable_cpus()
+            )
+            documents = iter_documents(
+                sources,
+                text_field=text_field,
+                encoding_errors=encoding_errors,
+                max_line_mib=max_line_mib,
+                empty_is_error=empty_is_error,
+            )
+            blocks = (encode_documents(fast, b) for b in _blocks(document.text for document in documents))
+        else:
+            blocks = _blocks_of_parts(parts_dir, parts)
+        name = "tokenising" if whole else "joining parts"
+        with tqdm(desc=name, unit=" tokens", unit_scale=True, disable=not progress) as bar:
+            for ids, offsets in blocks:
+                writer.append(ids, offsets)
                 bar.update(writer.n_tokens - bar.n)
                 bar.set_postfix(documents=writer.n_documents, refresh=False)
-        if not writer.n_tokens:
+        if empty_is_error and not writer.n_tokens:
             raise InputError(
                 f"{', '.join(map(str, sources))}: the text has no token; check files and vocabulary"
             )

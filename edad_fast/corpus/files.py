@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ..errors import InputError
 
@@ -21,6 +21,7 @@ COMPRESSIONS = (".gz", ".xz", ".zst")
 BUFFER_BYTES = 1 << 20
 
 Source = str | os.PathLike[str]
+SourceT = TypeVar("SourceT", bound=Source)
 
 
 def is_hub(source: Source) -> bool:
@@ -56,6 +57,25 @@ def expand_globs(patterns: Sequence[Source]) -> list[Path | str]:
         for match in matches:
             found.setdefault(os.path.abspath(match), Path(match))
     return list(found.values())
+
+
+def files_of_shard(files: Sequence[SourceT], num_shards: int, shard_id: int) -> list[SourceT]:
+    """Part `shard_id` (from 0) of `num_shards`: neighbours, so that all parts in order are `files`.
+
+    Raises:
+        InputError: no such part, or more parts than files.
+    """
+    if not 0 <= shard_id < num_shards:
+        raise InputError(
+            f"--shard_id is {shard_id}; with --num_shards {num_shards}, give 0 to {num_shards - 1}"
+        )
+    if num_shards > len(files):
+        raise InputError(
+            f"--num_shards {num_shards} is more than the {len(files)} file(s) of the corpus; give "
+            f"{len(files)} or less, or cut the files"
+        )
+    first, last = (len(files) * part // num_shards for part in (shard_id, shard_id + 1))
+    return list(files[first:last])
 
 
 class _ZstdStream(io.RawIOBase):

@@ -55,7 +55,9 @@ PLAIN = Execution()
 
 @cache
 def _compiled_encode() -> Callable[..., EncoderOutput]:
-    # One graph for each model and shape: every step has the same.
+    # One graph for each model, shape and use; past dynamo's limit for one function it would go on uncompiled.
+    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(torch._dynamo.config, name, max(64, getattr(torch._dynamo.config, name)))
     return torch.compile(encode, dynamic=False)
 
 

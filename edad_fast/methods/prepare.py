@@ -10,14 +10,15 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
+from torch import nn
 from transformers import BertForPreTraining, PreTrainedTokenizerFast
 
-from ..batches import BatchStream, TokenShards, build_shards
+from ..batches import BatchStream, TokenShards, build_shards, part_dir
 from ..config import TrainConfig
-from ..corpus import corpus_fingerprint, expand_globs
+from ..corpus import corpus_fingerprint, expand_globs, files_of_shard
 from ..errors import InputError
 from ..files import atomic_dir, write_json
 from ..models import (
@@ -31,8 +32,10 @@ from ..models import (
     set_dropout,
     student_config,
 )
+from ..training import World
 from ..vocabulary import (
     Learning,
+    MergedVocabulary,
     build_tokenizer,
     build_vocabulary,
     decompose,
@@ -105,6 +108,20 @@ def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def _merge(config: TrainConfig, base: PreTrainedTokenizerFast) -> MergedVocabulary:
+    return build_vocabulary(
+        base,
+        expand_globs(config.corpus),
+        size=vocabulary_size(config),
+        vocab_file=Path(config.vocab) if config.vocab else None,
+        text_field=config.text_field,
+        encoding_errors=config.encoding_errors,
+        max_line_mib=config.max_line_mib,
+        learning=learning(config),
+        progress=True,
+    )
+
+
 def merged_tokenizer(
     config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path, *, rebuild: bool = True
 ) -> PreTrainedTokenizerFast:
@@ -120,17 +137,7 @@ def merged_tokenizer(
             f"{folder}: made from other text or another general vocabulary than --corpus and --teacher hold "
             "now; put back what the run was started with, or start anew with --overwrite"
         )
-    merged = build_vocabulary(
-        base,
-        expand_globs(config.corpus),
-        size=vocabulary_size(config),
-        vocab_file=Path(config.vocab) if config.vocab else None,
-        text_field=config.text_field,
-        encoding_errors=config.encoding_errors,
-        max_line_mib=config.max_line_mib,
-        learning=learning(config),
-        progress=True,
-    )
+    merged = _merge(config, base)
     tokenizer = build_tokenizer(base, merged.pieces)
     with atomic_dir(folder) as temporary:
         save_tokenizer(tokenizer, temporary)
@@ -160,8 +167,12 @@ def load_data(config: TrainConfig, output_dir: Path, *, rebuild: bool = True) ->
         max_line_mib=config.max_line_mib,
         rebuild=rebuild,
     )
-    fraction = 0.0 if config.validation else config.held_out_fraction
-    shards = build(sources, output_dir / "shards" / "corpus", held_out_fraction=fraction)
+    shards = build(
+        sources,
+        output_dir / "shards" / "corpus",
+        held_out_fraction=_held_out_share(config),
+        parts_dir=_parts_dir(config),
+    )
     held_out: tuple[TokenShards, str] | None = None
     if config.validation:
         folder = output_dir / "shards" / "validation"
@@ -172,6 +183,53 @@ def load_data(config: TrainConfig, output_dir: Path, *, rebuild: bool = True) ->
         logger.warning("no document is held out: the report will have no MLM loss (give --validation FILE)")
     logger.info("corpus: %s tokens in %s documents", f"{shards.n_tokens:,}", f"{shards.n_documents:,}")
     return Data(tokenizer, vocabulary_of(base), shards, held_out)
+
+
+def _parts_dir(config: TrainConfig) -> Path:
+    return Path(config.output_dir) / "shards" / "corpus.parts"
+
+
+def build_part(config: TrainConfig, num_shards: int, shard_id: int) -> TokenShards:
+    """Tokenise one part of the corpus for the run that `config` describes; `load_data` joins the parts.
+
+    Raises:
+        InputError: no such part, bad text, or a vocabulary that the run has yet to learn.
+    """
+    if config.vocab_size is not None:
+        raise InputError(
+            "--vocab_size would learn the vocabulary anew for every part; learn it first with "
+            "edad_fast.vocab and give --vocab DIR/vocab.txt, here and to edad_fast.train"
+        )
+    for name in ("teacher", "corpus"):
+        if not getattr(config, name):
+            raise InputError(f"--{name} is missing")
+    files = files_of_shard(expand_globs(config.corpus), num_shards, shard_id)
+    base = load_tokenizer(config.teacher)
+    return build_shards(
+        build_tokenizer(base, _merge(config, base).pieces),
+        files,
+        part_dir(_parts_dir(config), num_shards, shard_id),
+        text_field=config.text_field,
+        encoding_errors=config.encoding_errors,
+        max_line_mib=config.max_line_mib,
+        empty_is_error=False,
+    )
+
+
+def open_data(config: TrainConfig, output_dir: Path) -> Data:
+    """What `load_data` made or found in `output_dir` a moment ago, not compared with the corpus again."""
+    shards = TokenShards(output_dir / "shards" / "corpus", held_out_fraction=_held_out_share(config))
+    held_out: tuple[TokenShards, str] | None = None
+    if config.validation:
+        held_out = (TokenShards(output_dir / "shards" / "validation"), "train")
+    elif len(shards.held_out):
+        held_out = (shards, "held_out")
+    general = vocabulary_of(load_tokenizer(config.teacher))
+    return Data(load_tokenizer(output_dir / "vocabulary"), general, shards, held_out)
+
+
+def _held_out_share(config: TrainConfig) -> float:
+    return 0.0 if config.validation else config.held_out_fraction
 
 
 def build_teacher(config: TrainConfig, data: Data) -> BertForPreTraining:
@@ -211,6 +269,10 @@ def _expand(config: TrainConfig, model: BertForPreTraining, data: Data) -> None:
 
 def _ready(config: TrainConfig, model: BertForPreTraining) -> BertForPreTraining:
     set_dropout(model, config.dropout)
+    if not config.nsp:
+        # Not in any loss. DDP would wait for the device to learn that, in every step.
+        cast(nn.Module, model.bert.pooler).requires_grad_(False)
+        model.cls.seq_relationship.requires_grad_(False)
     return prepare_for_training(model)
 
 
@@ -235,9 +297,15 @@ def stage_steps(config: TrainConfig, rows: int, steps_per_epoch: int) -> int:
 
 
 def train_stream(
-    config: TrainConfig, data: Data, rows: int, mlm_probability: float, pin_memory: bool
+    config: TrainConfig,
+    data: Data,
+    rows: int,
+    mlm_probability: float,
+    pin_memory: bool,
+    world: World | None = None,
 ) -> LoadedStream:
-    """Batches of the corpus; `mlm_probability` 0 leaves the text as it is."""
+    """Batches of the corpus, or this process's part of them; `mlm_probability` 0 leaves the text as it is."""
+    world = world or World()
     stream = BatchStream.for_tokenizer(
         data.tokenizer,
         data.shards,
@@ -248,6 +316,8 @@ def train_stream(
         whole_word=config.whole_word_masking,
         nsp=config.nsp,
         seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
     )
     return LoadedStream(stream, config.loader_workers, pin_memory)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,15 @@ from ..models import count_parameters, count_saved_parameters, has_weights, save
 from ..report import earlier_evaluation, format_table, model_card, read_metrics, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
-from ..training import Ledger, NonFiniteLoss, Trainer, TrainerSettings
+from ..training import (
+    Ledger,
+    NonFiniteLoss,
+    Trainer,
+    TrainerSettings,
+    World,
+    join,
+    local_device,
+)
 from ..vocabulary import save_tokenizer
 from .adapt import Execution
 from .cost import step_cost
@@ -32,11 +41,12 @@ from .prepare import (
     build_teacher,
     held_out_stream,
     load_data,
+    open_data,
     rows_per_step,
     stage_steps,
     train_stream,
 )
-from .stages import Ingredients, build_stages
+from .stages import Ingredients, LoadedStream, build_stages
 
 logger = logging.getLogger(__name__)
 
@@ -44,53 +54,86 @@ logger = logging.getLogger(__name__)
 def run(config: TrainConfig) -> dict[str, Any]:
     """Train as `config` says; return what report.json holds (with --dry_run only `dry_run`, a text).
 
+    Started by torchrun, this is one of several processes: process 0 prepares, measures, writes all files and
+    returns the report, the others {}.
+
     Raises:
         InputError: bad input or options. NonFiniteLoss, Interrupted: see `edad_fast.training.Trainer.run`.
+        LostProcess: another process died or hangs.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     begin = time.perf_counter()
-    device = resolve_device(config.device)
+    device = local_device(resolve_device(config.device))
     precision = resolve_precision(config.precision, device)
+    with join(device, config.process_timeout) as world:
+        prepared = world.on_main(lambda: _prepare(config, world, device))
+        if config.dry_run:
+            table = "" if prepared is None else dry_run_table(prepared[1], precision)
+            return {"dry_run": config.to_yaml() + table} if world.main else {}
+        preparation = time.perf_counter() - begin
+        if prepared is None:
+            data = open_data(config, Path(config.output_dir))
+            prepared = data, _ingredients(config, data, world, device)
+        return _train(config, world, device, precision, *prepared, preparation)
+
+
+def _prepare(config: TrainConfig, world: World, device: torch.device) -> tuple[Data, Ingredients]:
+    """Make vocabulary, shards and models; then, but for a dry run, the output folder is this run's."""
     output_dir = check_output_dir(config)
     preflight(config)
     with staging_dir(config, output_dir) as folder:
-        return _run(config, device, precision, output_dir, folder, begin)
+        data = load_data(config, folder, rebuild=not (config.resume and has_results(output_dir)))
+        parts = _ingredients(config, data, world, device)
+        if config.dry_run:
+            return data, parts
+        take_output_dir(config, output_dir, folder)
+    if folder != output_dir:
+        data = open_data(config, output_dir)
+        parts = dataclasses.replace(parts, stream=_streams(config, data, world, device))
+    return data, parts
 
 
-def _run(
-    config: TrainConfig, device: torch.device, precision: str, output_dir: Path, folder: Path, begin: float
-) -> dict[str, Any]:
-    """Train with vocabulary and shards made in `folder`, which is `output_dir` unless that holds a run."""
-    data = load_data(config, folder, rebuild=not (config.resume and has_results(output_dir)))
+def _streams(
+    config: TrainConfig, data: Data, world: World, device: torch.device
+) -> Callable[[float], LoadedStream]:
+    rows, pinned = rows_per_step(config, data.shards), device.type == "cuda"
+    return lambda probability: train_stream(config, data, rows, probability, pinned, world)
+
+
+def _ingredients(config: TrainConfig, data: Data, world: World, device: torch.device) -> Ingredients:
     teacher = build_teacher(config, data)
     student = build_student(config, data)
-    rows = rows_per_step(config, data.shards)
-    pinned = device.type == "cuda"
-    steps = stage_steps(config, rows, train_stream(config, data, rows, 0.0, pinned).stream.steps_per_epoch)
-    preparation = time.perf_counter() - begin
-
-    parts = Ingredients(
-        config,
-        teacher,
-        student,
-        lambda probability: train_stream(config, data, rows, probability, pinned),
-        steps,
-        Execution(
-            # Fake tensors, which --dry_run counts with, are not compiled.
-            compiled=not config.dry_run
-            and (config.compile == "on" or (config.compile == "auto" and device.type == "cuda")),
-            recompute=config.recompute_layers,
-        ),
+    sharded = config.distributed == "fsdp" and world.size > 1
+    streams = _streams(config, data, world, device)
+    stream = streams(0.0).stream
+    execution = Execution(
+        # Not the fake tensors that --dry_run counts with, nor layers that FSDP puts together when called.
+        compiled=not config.dry_run
+        and (config.compile == "on" or (config.compile == "auto" and device.type == "cuda" and not sharded)),
+        recompute=config.recompute_layers,
     )
-    if config.dry_run:
-        return {"dry_run": config.to_yaml() + dry_run_table(parts, rows, precision)}
+    steps = stage_steps(config, stream.rows_per_step, stream.steps_per_epoch)
+    return Ingredients(config, teacher, student, streams, steps, execution)
 
-    take_output_dir(config, output_dir, folder)
-    if folder != output_dir:
-        data = load_data(config, output_dir)
-    measure = _held_out_loss(config, data, {"teacher": teacher, "student": student}, device, precision)
-    before = measure()
+
+def _train(
+    config: TrainConfig,
+    world: World,
+    device: torch.device,
+    precision: str,
+    data: Data,
+    parts: Ingredients,
+    preparation: float,
+) -> dict[str, Any]:
+    """Train, measure and save; `preparation` is in seconds. The report, in process 0."""
+    output_dir, steps = Path(config.output_dir), parts.steps
+    models: dict[Literal["teacher", "student"], BertForPreTraining] = {
+        "teacher": parts.teacher,
+        "student": parts.student,
+    }
+    measure = _held_out_loss(config, data, models, device, precision)
+    before = world.on_main(measure)
     settings = TrainerSettings(
         warmup_fraction=config.warmup_fraction,
         weight_decay=config.weight_decay,
@@ -103,50 +146,59 @@ def _run(
         seed=config.seed,
         tensorboard=config.tensorboard,
         profile=config.profile,
+        distributed=config.distributed,
     )
     state = {"config": config.fingerprint(), "shards": data.shards.fingerprint}
-    trainer = Trainer(output_dir, settings, run_state=state)
+    trainer = Trainer(output_dir, settings, run_state=state, world=world)
     try:
         ledger = trainer.run(build_stages(parts), resume=config.resume)
     except NonFiniteLoss as error:
-        file = _write_rows(error, parts, data, output_dir / "bad_rows.txt")
+        file = output_dir / "bad_rows.txt"
+        _write_rows(error, config, data, file)
         raise InputError(f"{error} Their text is in {file}.") from error
-    after = measure()
 
-    report = {
-        "method": config.method,
-        "seed": config.seed,
-        "config_hash": config.fingerprint(),
-        "teacher": config.teacher,
-        "corpus": [
-            {"name": str(f["name"]), "size": f["size"]}
-            for f in corpus_fingerprint(expand_globs(config.corpus))
-        ],
-        "vocabulary": {"size": len(data.tokenizer), "added": len(data.added)},
-        "parameters": {
-            role: count_saved_parameters(model, keep_sentence_head=config.nsp)
-            for role, model in (("teacher", teacher), ("student", student))
-        },
-        "tokens_seen": ledger.tokens,
-        "steps": ledger.steps,
-        "batch_tokens": rows * config.seq_len,
-        "seq_len": config.seq_len,
-        "precision": precision,
-        "device_name": device_name(device),
-        "preparation_seconds": preparation,
-        **_costs(ledger),
-        "losses": {record["stage"]: record["terms"] for record in read_metrics(output_dir / "metrics.jsonl")},
-        "mlm_loss": {name: {"before": before.get(name), "after": after.get(name)} for name in after},
-        "evaluation": earlier_evaluation(output_dir, config.fingerprint()),
-    }
-    _save(config, output_dir, data, {"teacher": teacher, "student": student}, report)
-    write_report(output_dir, report)
-    return report
+    def finish() -> dict[str, Any]:
+        after, found = measure(), before or {}
+        report = {
+            "method": config.method,
+            "seed": config.seed,
+            "config_hash": config.fingerprint(),
+            "teacher": config.teacher,
+            "corpus": [
+                {"name": str(f["name"]), "size": f["size"]}
+                for f in corpus_fingerprint(expand_globs(config.corpus))
+            ],
+            "vocabulary": {"size": len(data.tokenizer), "added": len(data.added)},
+            "parameters": {
+                role: count_saved_parameters(model, keep_sentence_head=config.nsp)
+                for role, model in models.items()
+            },
+            "tokens_seen": ledger.tokens,
+            "steps": ledger.steps,
+            "batch_tokens": rows_per_step(config, data.shards) * config.seq_len,
+            "seq_len": config.seq_len,
+            "precision": precision,
+            "device_name": device_name(device),
+            "devices": world.size,
+            "preparation_seconds": preparation,
+            **_costs(ledger),
+            "losses": {
+                record["stage"]: record["terms"] for record in read_metrics(output_dir / "metrics.jsonl")
+            },
+            "mlm_loss": {name: {"before": found.get(name), "after": after.get(name)} for name in after},
+            "evaluation": earlier_evaluation(output_dir, config.fingerprint()),
+        }
+        _save(config, output_dir, data, models, report)
+        write_report(output_dir, report)
+        return report
+
+    return world.on_main(finish) or {}
 
 
-def _write_rows(error: NonFiniteLoss, parts: Ingredients, data: Data, file: Path) -> Path:
+def _write_rows(error: NonFiniteLoss, config: TrainConfig, data: Data, file: Path) -> None:
     """Write the text of the rows that the error names, unmasked, one row a line."""
-    batches = parts.stream(0.0).stream.step(error.step)
+    # The whole step, not this process's part of it.
+    batches = _streams(config, data, World(), torch.device("cpu"))(0.0).stream.step(error.step)
     found = {row: ids for batch in batches for row, ids in zip(batch.rows, batch.input_ids, strict=True)}
     with atomic_write(file) as temporary:
         temporary.write_text(
@@ -156,12 +208,12 @@ def _write_rows(error: NonFiniteLoss, parts: Ingredients, data: Data, file: Path
             ),
             encoding="utf-8",
         )
-    return file
 
 
-def dry_run_table(parts: Ingredients, rows: int, precision: str) -> str:
-    """Parameters, and steps, FLOPs and memory of every stage, as a table."""
+def dry_run_table(parts: Ingredients, precision: str) -> str:
+    """Parameters, and steps, FLOPs and memory (in one process) of every stage, as a table."""
     config = parts.config
+    rows = parts.stream(0.0).stream.rows_per_step
     lines: list[tuple[str, str]] = [
         (f"{role} parameters", f"{count_parameters(model):,}")
         for role, model in (("teacher", parts.teacher), ("student", parts.student))
@@ -187,7 +239,11 @@ def dry_run_table(parts: Ingredients, rows: int, precision: str) -> str:
 
 
 def _held_out_loss(
-    config: TrainConfig, data: Data, models: dict[str, BertForPreTraining], device: Any, precision: str
+    config: TrainConfig,
+    data: Data,
+    models: Mapping[Literal["teacher", "student"], BertForPreTraining],
+    device: torch.device,
+    precision: str,
 ) -> Callable[[], dict[str, float]]:
     stream = held_out_stream(config, data)
 
@@ -207,10 +263,9 @@ def _held_out_loss(
 
 def _costs(ledger: Ledger) -> dict[str, Any]:
     stages = ledger.stages
-    seconds = sum(stage.device_seconds for stage in stages)
     return {
         "device_hours": {**{s.name: s.device_seconds / 3600 for s in stages}, "total": ledger.device_hours},
-        "tokens_per_second": ledger.tokens / seconds if seconds else 0.0,
+        "tokens_per_second": ledger.tokens_per_second,
         "peak_memory": {stage.name: stage.peak_memory_bytes for stage in stages},
         "ledger": ledger.to_json(),
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import BertForPreTraining
 
 from ..batches import Batch, BatchStream
@@ -82,13 +84,27 @@ def distillation_of(parts: Ingredients) -> LayerDistillation:
     )
 
 
+def _layers(parts: Ingredients) -> list[nn.Module]:
+    """The encoder layers whose gradients all come through their outputs, as `Stage.layers` asks.
+
+    Without the hidden-state loss, those of a student may come through queries and keys alone.
+    """
+    models = [parts.teacher, parts.student] if parts.config.hidden_weight > 0.0 else [parts.teacher]
+    return [layer for model in models for layer in cast(Any, model).bert.encoder.layer]
+
+
 def _adapt_teacher(parts: Ingredients) -> Stage:
     config = parts.config
     objective = Adaptation(
         parts.teacher, "teacher", config.learning_rate, _adaptation_loss(config), parts.execution
     )
     return Stage(
-        "adapt", objective, parts.stream(config.mlm_probability), parts.steps, alpha=lambda progress: 1.0
+        "adapt",
+        objective,
+        parts.stream(config.mlm_probability),
+        parts.steps,
+        alpha=lambda progress: 1.0,
+        layers=list(cast(Any, parts.teacher).bert.encoder.layer),
     )
 
 
@@ -101,7 +117,14 @@ def _distil(parts: Ingredients) -> Stage:
         parts.execution,
         torch.bfloat16 if parts.config.frozen_teacher == "bf16" else torch.float32,
     )
-    return Stage("distil", objective, parts.stream(0.0), parts.steps, alpha=lambda progress: 0.0)
+    return Stage(
+        "distil",
+        objective,
+        parts.stream(0.0),
+        parts.steps,
+        alpha=lambda progress: 0.0,
+        layers=_layers(parts),
+    )
 
 
 def _one_pass(parts: Ingredients) -> Stage:
@@ -117,7 +140,12 @@ def _one_pass(parts: Ingredients) -> Stage:
         execution=parts.execution,
     )
     return Stage(
-        "edad", objective, parts.stream(config.mlm_probability), parts.steps, alpha=alpha_schedule(config)
+        "edad",
+        objective,
+        parts.stream(config.mlm_probability),
+        parts.steps,
+        alpha=alpha_schedule(config),
+        layers=_layers(parts),
     )
 
 

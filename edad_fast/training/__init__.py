@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from .checkpoints import Checkpoint, CheckpointStore
+from .distributed import (
+    LostProcess,
+    Replica,
+    ToldByMain,
+    World,
+    is_main_process,
+    join,
+    local_device,
+    told_by_main,
+    world_size,
+)
 from .ledger import Ledger, StageCost
 from .optimizer import GroupedAdamW, schedule_factor
+from .settings import TrainerSettings
 from .signals import Interrupted
 from .stage import BatchSource, LossTerms, Objective, ParameterGroup, Stage, StepBatch
 from .steps import NonFiniteLoss
-from .trainer import Trainer, TrainerSettings
+from .trainer import Trainer
 
 __all__ = [
     "BatchSource",
@@ -18,13 +30,22 @@ __all__ = [
     "Interrupted",
     "Ledger",
     "LossTerms",
+    "LostProcess",
     "NonFiniteLoss",
     "Objective",
     "ParameterGroup",
+    "Replica",
     "Stage",
     "StageCost",
     "StepBatch",
+    "ToldByMain",
     "Trainer",
     "TrainerSettings",
+    "World",
+    "is_main_process",
+    "join",
+    "local_device",
     "schedule_factor",
+    "told_by_main",
+    "world_size",
 ]

@@ -17,7 +17,8 @@ class StageCost:
 
     Args:
         name: of the stage.
-        device_seconds: wall-clock seconds inside the training loop times `devices`: waiting for batches,
+        device_seconds: `seconds` times `devices`, added up over resumes with other numbers of devices.
+        seconds: wall-clock seconds inside the training loop: waiting for batches,
             forward, backward, optimiser, logging and checkpoint writing (the device is held all the while),
             but for the writing of the stage's last checkpoint.
             Building the stage is outside. Work after the last checkpoint of a killed run is lost, and its
@@ -27,11 +28,12 @@ class StageCost:
         peak_memory_bytes: the highest seen in any of the processes that ran the stage.
         peak_memory_kind: "cuda allocated" (`torch.cuda.max_memory_allocated` within the stage) or "process
             resident" (ru_maxrss: the whole process, models of earlier stages and libraries included).
-        devices: processes training together.
+        devices: processes training together, one device each; at the end, if a resume changed it.
     """
 
     name: str
     device_seconds: float = 0.0
+    seconds: float = 0.0
     steps: int = 0
     tokens: int = 0
     peak_memory_bytes: int = 0
@@ -41,7 +43,7 @@ class StageCost:
     @property
     def tokens_per_second(self) -> float:
         """Non-padding tokens a second of all devices together; 0 before the first step."""
-        return self.tokens * self.devices / self.device_seconds if self.device_seconds > 0 else 0.0
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass
@@ -49,6 +51,12 @@ class Ledger:
     """Costs of the stages of a run, in order; the checkpoints carry it, so it adds up across resumes."""
 
     stages: list[StageCost] = field(default_factory=list)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Non-padding tokens a second of all devices together, over all stages."""
+        seconds = sum(cost.seconds for cost in self.stages)
+        return self.tokens / seconds if seconds > 0 else 0.0
 
     @property
     def device_hours(self) -> float:

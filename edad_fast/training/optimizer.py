@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .distributed import full, sharded_as
 from .stage import ParameterGroup
 
 
@@ -104,9 +105,10 @@ class GroupedAdamW:
             if not gradients:
                 norms[name] = torch.zeros((), device=parameters[0].device)
                 continue
-            norms[name] = torch.nn.utils.get_total_norm(gradients)
+            norm = torch.nn.utils.get_total_norm(gradients)
             if self._max_grad_norm > 0:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norms[name])
+                torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+            norms[name] = full(norm)
         return norms
 
     def step(self, skip: Tensor) -> None:
@@ -119,7 +121,10 @@ class GroupedAdamW:
         self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors "exp_avg/NAME", "exp_avg_sq/NAME" and "step/NAME" of each parameter updated so far."""
+        """Tensors "exp_avg/NAME", "exp_avg_sq/NAME" and "step/NAME" of each parameter updated so far.
+
+        Those of sharded parameters are sharded too; `load_state` takes whole ones.
+        """
         return {
             f"{key}/{name}": value
             for name, parameter in self._names.items()
@@ -144,4 +149,4 @@ class GroupedAdamW:
             # Own memory in the layout AdamW itself would choose: the file's mapping may be unaligned.
             like = parameter if key != "step" else torch.empty((), device=parameter.device)
             own = torch.zeros_like(like, requires_grad=False, memory_format=torch.preserve_format)
-            self._adamw.state[parameter][key] = own.copy_(value)
+            self._adamw.state[parameter][key] = own.copy_(sharded_as(value, own))

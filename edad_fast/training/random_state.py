@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +35,21 @@ def capture(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
+
+
+def pack(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The states of all processes as one: names of process 0's as they are, of process r's as "r/NAME"."""
+    return {f"{rank}/{name}" if rank else name: t for rank, s in enumerate(states) for name, t in s.items()}
+
+
+def unpack(packed: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The state of process `rank` from `pack`; {} when there were fewer processes."""
+    prefix = f"{rank}/" if rank else ""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in packed.items()
+        if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+    }
 
 
 def restore(state: Mapping[str, Tensor], device: torch.device) -> None:

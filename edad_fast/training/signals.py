@@ -48,10 +48,11 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
+def stop_on_signal(repeated: bool = False) -> Iterator[StopRequest]:
     """While inside, the first SIGINT or SIGTERM is only noted; a second one acts as it did before, at once.
 
-    Handlers can be set in the main thread alone; elsewhere nothing is caught.
+    With `repeated`, further ones are only noted too: a launcher and the system may both send the same one to
+    every process. Handlers can be set in the main thread alone; elsewhere nothing is caught.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -69,6 +70,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
             # A worker forked while the handler was set: the parent decides when to stop.
             return
         request.signum = number
+        if repeated:
+            return
         restore()
         name = signal.Signals(number).name
         os.write(2, f"\n{name}: finishing this step and saving; once more aborts at once\n".encode())

@@ -14,10 +14,11 @@ SelfBatch = TypeVar("SelfBatch", bound="StepBatch")
 
 @dataclass
 class LossTerms:
-    """The loss of one micro-batch.
+    """The loss of one micro-batch of one process.
 
     Both members are already this micro-batch's share of the optimiser step (weighted by its part of the
-    step's masked positions, tokens, ...), so that the sum over the micro-batches of a step is its value.
+    step's masked positions, tokens, ...), so that the sum over the micro-batches of a step, averaged over the
+    processes, is its value.
 
     Args:
         total: scalar, any float dtype; `backward` is called on it.
@@ -89,6 +90,8 @@ class Stage:
         batches: a `BatchSource`.
         steps: optimiser steps of the stage, T.
         alpha: progress t/T in [0, 1) (t steps done) -> alpha, handed to the objective and logged.
+        layers: modules of the objective that FSDP shards one by one: their weights are used only while they
+            are called, and all gradients reach them through what they return.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Stage:
     batches: BatchSource
     steps: int
     alpha: Callable[[float], float] = lambda progress: 0.0
+    layers: Sequence[nn.Module] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,58 +14,15 @@ import torch
 from ..errors import InputError
 from . import random_state
 from .checkpoints import MODEL, OPTIMIZER, RNG, Checkpoint, CheckpointStore, load_module, module_tensors
+from .distributed import Replica, StopVote, World, full_tensors, told_by_main
 from .ledger import Ledger, peak_memory
 from .optimizer import GroupedAdamW, schedule_factor
 from .profiling import StepProfiler
 from .progress import MetricsLog, ProgressDisplay, TensorBoardLog
+from .settings import TrainerSettings
 from .signals import Interrupted, StopRequest, stop_on_signal
 from .stage import Objective, Stage
 from .steps import NonFiniteLoss, StepRecord, StepRunner
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How to train, whatever is trained.
-
-    Args:
-        warmup_fraction: part of a stage's steps in which the learning rate rises; it then falls to 0.
-        weight_decay: on matrices only. betas, eps: of AdamW.
-        max_grad_norm: largest gradient norm of each parameter group; 0 never clips.
-        precision: "bf16" (autocast, float32 master weights) or "fp32".
-        device: where to train.
-        checkpoint_every: steps between checkpoints; 0: only at the end of a stage or on a signal.
-        keep_checkpoints: how many of the newest stay, besides those at the ends of stages.
-        log_every: steps between records of metrics.jsonl; the only steps at which the losses are read back.
-        seed: of dropout and of whatever the stages initialise at random.
-        tensorboard: also log to output_dir/tensorboard.
-        check_finite_every: steps between looks at the device's non-finite flag. Updates stop on the device at
-            the first bad step, so a larger value delays the message but spoils no weights.
-        profile: write profile-STAGE.md for each stage trained, see `StepProfiler`.
-    """
-
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    max_grad_norm: float = 1.0
-    precision: str = "fp32"
-    device: torch.device | str = "cpu"
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    log_every: int = 10
-    seed: int = 0
-    tensorboard: bool = False
-    check_finite_every: int = 10
-    profile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise InputError(f"precision is {self.precision!r}; it must be 'bf16' or 'fp32'")
-        for name in ("log_every", "check_finite_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0.0 <= self.warmup_fraction <= 1.0:
-            raise InputError(f"warmup_fraction is {self.warmup_fraction}; it must be between 0 and 1")
 
 
 class Trainer:
@@ -73,15 +30,29 @@ class Trainer:
 
     It seeds the process's random generators before each stage is built and before it is trained, and restores
     them from the checkpoint on resume, so that an interrupted run ends as an uninterrupted one: on CPU with
-    the same number of threads, in the same bits.
+    the same number of threads, in the same bits. With several processes, process r draws from generators of
+    its own, seeded with (seed, stage, r); a resume with the same number of processes goes on with all of
+    them. With another number, a process that was not there starts from (seed, stage, r, step): dropout then
+    is another, as from another seed; without dropout the result is the same but for rounding.
+
+    Process 0 alone writes files and shows progress.
 
     Args:
         output_dir: checkpoints/, metrics.jsonl and tensorboard/ are written in it.
         settings: see `TrainerSettings`.
         run_state: JSON values that must be the same on resume (a hash of the configuration, say).
+        world: the processes that train together; all of them see `output_dir`.
     """
 
-    def __init__(self, output_dir: Path, settings: TrainerSettings, *, run_state: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        settings: TrainerSettings,
+        *,
+        run_state: Mapping[str, Any],
+        world: World | None = None,
+    ) -> None:
+        self.world = world or World()
         self.output_dir = Path(output_dir)
         self.settings = settings
         self.device = torch.device(settings.device)
@@ -106,24 +77,32 @@ class Trainer:
             InputError: checkpoints exist without `resume`, belong to another run, or are all broken; no space
                 left.
             NonFiniteLoss: a loss or gradient was NaN or infinite; the state before that step is saved.
+            ToldByMain: in place of either, in processes other than 0.
             Interrupted: SIGINT or SIGTERM; the state after the step is saved.
         """
-        with self.store.locked():
-            checkpoint = self._resume_point(resume)
+        world = self.world
+        with ExitStack() as stack:
+            world.on_main(lambda: stack.enter_context(self.store.locked()))
+            checkpoint = world.share(world.on_main(lambda: self._resume_point(resume)))
             state = checkpoint.state() if checkpoint else {}
             ledger = Ledger.from_json(state["ledger"]) if state else Ledger()
             done: list[str] = []
-            self.metrics.cut(state["stage_names"] if state else [], state.get("step", 0))
+            world.on_main(
+                lambda: self.metrics.cut(state["stage_names"] if state else [], state.get("step", 0))
+            )
             for index, build in enumerate(stages):
                 random_state.seed_all(self.settings.seed, index, "build")
                 stage = build()
                 if stage.name in done:
                     raise ValueError(f"two stages are named {stage.name!r}")
                 done.append(stage.name)
-                stage.objective.to(self.device)
+                # A whole copy for FSDP to start from and to end in needs no room on the device.
+                whole = world.size > 1 and self.settings.distributed == "fsdp"
+                stage.objective.to("cpu" if whole else self.device)
                 current = checkpoint if checkpoint is not None and checkpoint.stage == index else None
                 if checkpoint is not None and index <= checkpoint.stage:
-                    self._restore_models(stage, done, current or self.store.end_of_stage(index))
+                    with told_by_main():
+                        self._restore_models(stage, done, current or self.store.end_of_stage(index))
                     if index < checkpoint.stage:
                         continue
                 if current is None or not state["finished"]:
@@ -185,9 +164,11 @@ class _StageLoop:
         self._names, self._ledger, self._checkpoint = names, ledger, checkpoint
         self._step = checkpoint.step if checkpoint else 0
         stage.objective.train()
+        self._world = trainer.world
+        self._replica = Replica(stage, self._world, settings.distributed, trainer.device)
         self._optimizer = GroupedAdamW(
-            stage.objective,
-            cast(Objective, stage.objective).parameter_groups(),
+            self._replica.module,
+            cast(Objective, self._replica.module).parameter_groups(),
             weight_decay=settings.weight_decay,
             betas=settings.betas,
             eps=settings.eps,
@@ -195,16 +176,21 @@ class _StageLoop:
         )
         if checkpoint is not None:
             self._optimizer.load_state(checkpoint.tensors(OPTIMIZER))
-        self._runner = StepRunner(stage, self._optimizer, trainer.device, settings.precision)
+        self._runner = StepRunner(
+            stage, self._optimizer, trainer.device, settings.precision, self._replica, self._world
+        )
+        self._vote = StopVote(self._world)
         self._warmup_steps = round(settings.warmup_fraction * stage.steps)
         self._cost = ledger.stage(stage.name)
         self._peak_before = self._cost.peak_memory_bytes
-        self._seconds_before = self._cost.device_seconds
-        self._tokens = self._cost.tokens
+        self._seconds_before = self._cost.seconds, self._cost.device_seconds
+        self._cost.devices = self._world.size
+        self._tokens_before = self._cost.tokens
+        self._tokens = 0  # of this process, since the start or resume
         self._began = self._logged = time.monotonic()
-        self._tokens_logged = self._tokens
+        self._tokens_logged = self._tokens_before
         self._profiler: StepProfiler | None = None
-        if settings.profile and stage.steps - self._step >= StepProfiler.steps:
+        if settings.profile and self._world.main and stage.steps - self._step >= StepProfiler.steps:
             dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
             self._profiler = StepProfiler(stage.name, trainer.device, dtype, trainer.output_dir)
 
@@ -212,34 +198,51 @@ class _StageLoop:
         trainer, stage, settings = self._trainer, self._stage, self._trainer.settings
         if trainer.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(trainer.device)
-        displays: list[ProgressDisplay | TensorBoardLog] = []
-        if settings.tensorboard:
-            displays.append(TensorBoardLog(trainer.output_dir / "tensorboard" / stage.name, self._step))
-        self._progress = ProgressDisplay(stage.name, self._step, stage.steps)
-        self._displays = [self._progress, *displays]
+        self._progress: ProgressDisplay | None = None
+        self._displays: list[ProgressDisplay | TensorBoardLog] = []
+        if self._world.main:
+            self._progress = ProgressDisplay(stage.name, self._step, stage.steps)
+            self._displays.append(self._progress)
+            if settings.tensorboard:
+                events = trainer.output_dir / "tensorboard" / stage.name
+                self._displays.append(TensorBoardLog(events, self._step))
         stream = iter(stage.batches.iterate(self._step, stage.steps))
         try:
-            with stop_on_signal() as request:
+            with stop_on_signal(repeated=self._world.size > 1) as request:
                 self._began = self._logged = time.monotonic()
                 batches = self._next(stream)
                 # Only now: a loader that starts workers draws from torch's generator.
-                if self._checkpoint is not None:
-                    random_state.restore(self._checkpoint.tensors(RNG), trainer.device)
-                else:
-                    random_state.seed_all(settings.seed, self._index, "train")
+                self._start_generators()
                 while True:
                     self._train_step(batches, request)
                     if self._step == stage.steps:
                         break
                     batches = self._next(stream)
-                if request.signum is not None:
-                    raise Interrupted.after(request.signum, stage.name, self._step, self._saved().path)
+                self._replica.finish()
+                signum = self._vote(request.signum, wait=True)
+                if signum is not None:
+                    raise Interrupted.after(signum, stage.name, self._step, self._saved().path)
         finally:
             close = getattr(stream, "close", None)
             if close is not None:
                 close()
             for display in self._displays:
                 display.close()
+            self._replica.close()
+
+    def _start_generators(self) -> None:
+        settings, rank = self._trainer.settings, self._world.rank
+        key: tuple[int | str, ...] = (settings.seed, self._index, "train", *([rank] if rank else []))
+        if self._checkpoint is None:
+            random_state.seed_all(*key)
+        elif state := random_state.unpack(self._checkpoint.tensors(RNG), rank):
+            random_state.restore(state, self._trainer.device)
+        else:
+            random_state.seed_all(*key, self._step)
+
+    def _all_tokens(self, own: int) -> int:
+        """Tokens of the stage when each process has seen its `own` since the start or resume."""
+        return self._tokens_before + sum(self._world.gather(own))
 
     def _next(self, stream: Iterator[Sequence[Any]]) -> Sequence[Any]:
         profiler = self._profiler
@@ -260,11 +263,12 @@ class _StageLoop:
             record = self._runner.step(self._step, batches, self._tokens)
         self._step += 1
         self._tokens = record.tokens_after
-        self._progress.advance()
+        if self._progress is not None:
+            self._progress.advance()
         last = self._step == stage.steps
         log = last or self._step == 1 or self._step % settings.log_every == 0
         periodic = settings.checkpoint_every > 0 and self._step % settings.checkpoint_every == 0
-        signum = request.signum
+        signum = self._vote(request.signum)
         save = last or periodic or signum is not None
         if log or save or self._step % settings.check_finite_every == 0:
             bad = self._runner.first_bad()
@@ -272,7 +276,7 @@ class _StageLoop:
                 self._stop_at(bad)
         if log:
             entry = self._entry(record)
-            self._trainer.metrics.append(entry)
+            self._world.on_main(lambda: self._trainer.metrics.append(entry))
             for display in self._displays:
                 display.show(entry)
         if save:
@@ -281,14 +285,14 @@ class _StageLoop:
             raise Interrupted.after(signum, stage.name, self._step, self._saved().path)
 
     def _entry(self, record: StepRecord) -> dict[str, Any]:
-        now = time.monotonic()
-        speed = (self._tokens - self._tokens_logged) / max(1e-9, now - self._logged)
-        self._logged, self._tokens_logged = now, self._tokens
-        total, terms, norms = record.figures()
+        now, tokens = time.monotonic(), self._all_tokens(self._tokens)
+        speed = (tokens - self._tokens_logged) / max(1e-9, now - self._logged)
+        self._logged, self._tokens_logged = now, tokens
+        total, terms, norms = record.figures(self._world)
         return {
             "stage": self._stage.name,
             "step": self._step,
-            "tokens": self._tokens,
+            "tokens": tokens,
             "alpha": record.alpha,
             "learning_rate": self._optimizer.learning_rates,
             "loss": total,
@@ -302,34 +306,44 @@ class _StageLoop:
         if self._trainer.device.type == "cuda":
             torch.cuda.synchronize(self._trainer.device)
         cost = self._cost
-        cost.device_seconds = self._seconds_before + (time.monotonic() - self._began) * cost.devices
+        now = time.monotonic() - self._began
+        seconds, device_seconds = self._seconds_before
+        cost.seconds, cost.device_seconds = seconds + now, device_seconds + now * cost.devices
         peak, cost.peak_memory_kind = peak_memory(self._trainer.device)
-        cost.peak_memory_bytes = max(self._peak_before, peak)
+        cost.peak_memory_bytes = max(self._peak_before, *self._world.gather(peak))
 
-    def _save(self, step: int, tokens: int, rng: Mapping[str, torch.Tensor]) -> None:
+    def _save(self, step: int, own_tokens: int, own_rng: Mapping[str, torch.Tensor]) -> None:
+        tokens = self._all_tokens(own_tokens)
         self._cost.steps, self._cost.tokens = step, tokens
         self._book()
-        self._trainer.metrics.sync()
-        stage = self._stage
+        stage, main = self._stage, self._world.main
         finished = step == stage.steps
-        self._checkpoint = self._trainer.store.save(
-            self._index,
-            step,
-            model=module_tensors(stage.objective),
-            optimizer=None if finished else self._optimizer.state(),
-            rng=rng,
-            state={
-                "stage": stage.name,
-                "stage_names": self._names,
-                "step": step,
-                "steps": stage.steps,
-                "finished": finished,
-                "tokens": tokens,
-                "alpha": stage.alpha(step / stage.steps),
-                "ledger": self._ledger.to_json(),
-                "run_state": self._trainer.run_state,
-            },
-        )
+        model = full_tensors(module_tensors(self._replica.module), keep=main)
+        optimizer = None if finished else full_tensors(self._optimizer.state(), keep=main)
+        rng = random_state.pack(self._world.gather(own_rng))
+
+        def write() -> Checkpoint:
+            self._trainer.metrics.sync()
+            return self._trainer.store.save(
+                self._index,
+                step,
+                model=model,
+                optimizer=optimizer,
+                rng=rng,
+                state={
+                    "stage": stage.name,
+                    "stage_names": self._names,
+                    "step": step,
+                    "steps": stage.steps,
+                    "finished": finished,
+                    "tokens": tokens,
+                    "alpha": stage.alpha(step / stage.steps),
+                    "ledger": self._ledger.to_json(),
+                    "run_state": self._trainer.run_state,
+                },
+            )
+
+        self._checkpoint = self._world.share(self._world.on_main(write))
 
     def _saved(self) -> Checkpoint:
         assert self._checkpoint is not None
@@ -338,5 +352,6 @@ class _StageLoop:
     def _stop_at(self, bad: StepRecord) -> None:
         if self._checkpoint is None or self._checkpoint.step != bad.step:
             self._save(bad.step, bad.tokens_before, bad.rng)
-        path = self._saved().path
-        raise NonFiniteLoss(self._stage.name, bad.step, bad.rows_of_fault(), bad.fault(), path)
+        term, rows = bad.fault(self._world)
+        with told_by_main():
+            raise NonFiniteLoss(self._stage.name, bad.step, rows, term, self._saved().path)

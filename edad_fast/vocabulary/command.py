@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..corpus import expand_globs
+from ..corpus import expand_globs, files_of_shard
 from ..errors import InputError
 from ..files import atomic_write
 from .build import Size, extend_vocabulary, piece_counts
@@ -57,6 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="saved word counts (globs too), added up; need no --corpus",
     )
     add("--save_counts", type=Path, metavar="FILE", help="save the word counts of --corpus and --counts")
+    add(
+        "--num_shards",
+        type=int,
+        metavar="N",
+        help="--save_counts: count only a part of the files, of N parts",
+    )
+    add("--shard_id", type=int, metavar="I", help="--num_shards: which part, from 0 to N - 1")
     add("--output_dir", type=Path, metavar="DIR", help="folder for tokenizer, vocab.txt and report")
     add("--overwrite", action="store_true", help="replace the vocabulary that is in --output_dir")
     add("--size", metavar="auto|N", help="pieces of the merged vocabulary; auto: by AdaLM's rule")
@@ -114,18 +121,36 @@ def _count(options: argparse.Namespace, normalization: Normalization) -> WordCou
             )
         tables.append(table)
     if options.corpus:
+        files = expand_globs(options.corpus)
+        if options.num_shards is not None:
+            files = files_of_shard(files, options.num_shards, options.shard_id)
         tables.append(
             WordCounts.from_files(
-                expand_globs(options.corpus),
+                files,
                 normalization=normalization,
                 text_field=options.text_field,
                 encoding_errors=options.encoding_errors,
                 max_line_mib=options.max_line_mib,
                 n_threads=options.n_threads,
                 progress=sys.stderr.isatty(),
+                empty_is_error=options.num_shards is None,
             )
         )
     return WordCounts.merge(tables)
+
+
+def _check_part(options: argparse.Namespace) -> None:
+    """Raise InputError unless --num_shards and --shard_id are left out, or ask for counts of a part."""
+    given = [name for name in ("num_shards", "shard_id") if getattr(options, name) is not None]
+    if not given:
+        return
+    if len(given) == 1:
+        raise InputError(f"--{given[0]} needs the other of --num_shards and --shard_id")
+    if options.size is not None or options.counts or not options.corpus:
+        raise InputError(
+            "--num_shards counts a part of --corpus, for --save_counts alone; then learn from all tables "
+            "with --counts FILE ... --size N"
+        )
 
 
 def _check_writable(option: str, folder: Path) -> None:
@@ -200,6 +225,7 @@ def _build(options: argparse.Namespace, written: list[str]) -> str:
         options.save_counts and size is None and options.output_dir is None
     ):
         raise InputError("give --size and --output_dir, or --save_counts alone to count words only")
+    _check_part(options)
     learning = _learning(options)
     base = load_tokenizer(options.base)
     check_word_limit(base)

@@ -174,6 +174,7 @@ class WordCounts(Mapping[str, int]):
         max_line_mib: int = 64,
         n_threads: int | None = None,
         progress: bool = False,
+        empty_is_error: bool = True,
     ) -> WordCounts:
         """Count the words of files (all formats and globs of `iter_documents`) in one pass.
 
@@ -182,6 +183,7 @@ class WordCounts(Mapping[str, int]):
 
         Args:
             n_threads: threads; None: all processors. The result does not depend on them.
+            empty_is_error: whether files without any text raise.
 
         Raises:
             InputError: as `iter_documents`.
@@ -199,7 +201,7 @@ class WordCounts(Mapping[str, int]):
                 counter.add_utf8(block, threads)
                 bar.update(len(block))
         counts = cls._of(counter.finish(), normalization)
-        if not counts.total_words:
+        if empty_is_error and not counts.total_words:
             # Raises where there is no text at all.
             next(
                 iter_documents(

@@ -1,0 +1,51 @@
+"""Device hours for the same text: EDAD against adapt-then-distil on the CPU; floors in floors.toml."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from conftest import Row, Table
+from data import have_shared
+
+HERE = Path(__file__).resolve().parent
+KEYS = {
+    "naive": "device_hours_naive",
+    "adapt_then_distill": "device_hours_adapt_then_distill",
+    "composed": "device_hours_composed",
+}
+
+
+@pytest.mark.timeout(5400)
+@pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5, reason="the baselines need transformers 5"
+)
+def test_device_hours(table: Table, tmp_path: Path) -> None:
+    """With the shared data the MiniLM teacher; else toy models, whose figures are shown but not judged."""
+    shape = "minilm" if have_shared() else "tiny"
+    file = tmp_path / "hours.json"
+    command = [sys.executable, HERE / "device_hours.py", "--shape", shape, "--device", "cpu", "--json", file]
+    subprocess.run([*map(str, command), "--repeats", "3"], check=True, stdout=subprocess.DEVNULL)
+    report = json.loads(file.read_text(encoding="utf-8"))
+    systems, judged = report["systems"], shape != "tiny"
+    text = f"{shape}, {report['rows']} x {report['seq_len']}, {report['precision']}"
+
+    def hours(name: str) -> str:
+        return f"{systems[name]['device_hours_per_1e9_tokens']:,.0f} h/1e9"
+
+    rows = []
+    for name, key in KEYS.items():
+        row = Row(key, text, name, report["ratios"][name], report["cpu_ratios"][name], judged=judged)
+        row.ours, row.theirs = hours("edad"), hours(name)
+        rows.append(table.add(row))
+    ours, theirs = (systems[name]["peak_memory_bytes"] for name in ("edad", "naive"))
+    row = Row("device_hours_memory", text, "naive", ours / theirs, judged=judged)
+    row.ours, row.theirs = f"{ours / 1e6:,.0f} MB", f"{theirs / 1e6:,.0f} MB"
+    rows.append(table.add(row))
+    missed = [f"{row.measure}: {row.value:.3g}, must {row.must}" for row in rows if row.verdict == "MISSED"]
+    if missed:
+        pytest.fail("; ".join(missed), pytrace=False)
