@@ -61,6 +61,7 @@ class Row:
     judged: bool = True
     must: float | None = None
     aim: float | None = None
+    gate: float | None = None
     unit: str = "x"
     at_most: bool = False
     measure: str = ""
@@ -68,6 +69,12 @@ class Row:
     def reaches(self, bound: float) -> bool:
         assert self.value is not None
         return self.value <= bound if self.at_most else self.value >= bound
+
+    @property
+    def fails(self) -> bool:
+        """Whether the benchmark fails: below its gate, or, without one, below `must`."""
+        bound = self.must if self.gate is None else self.gate
+        return self.judged and self.value is not None and bound is not None and not self.reaches(bound)
 
     @property
     def verdict(self) -> str:
@@ -200,6 +207,18 @@ def ratio(theirs: Timing, ours: Timing) -> tuple[float, float]:
     )
 
 
+def judge(*rows: Row) -> None:
+    """Fail if a row is below its gate; after all rows are in the table."""
+    texts = [
+        f"{row.measure} ({row.text}) vs {row.peer}: {row.value:.4g} {row.unit}, must {row.must}, "
+        f"gate {row.gate}"
+        for row in rows
+        if row.fails
+    ]
+    if texts:
+        pytest.fail("; ".join(texts), pytrace=False)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole-corpus", action="store_true", help="also learn from all of shared/data/corpus")
 
@@ -220,10 +239,10 @@ def table(request: pytest.FixtureRequest) -> Table:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     table = config.stash.get(_TABLE, None)
     if table and table.rows:
-        terminalreporter.section("WordPiece: EDAD-fast and its peers, 1 thread unless said")
+        terminalreporter.section("EDAD-fast and its peers, 1 thread unless said")
         for line in table.lines():
             terminalreporter.write_line(line)
-        path = OUT / "wordpiece.json"
+        path = OUT / "table.json"
         table.save(path)
         terminalreporter.write_line(f"saved: {path}")
 

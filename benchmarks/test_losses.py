@@ -10,7 +10,7 @@ from pathlib import Path
 import loss_peers
 import pytest
 import torch
-from conftest import Contest, Row, Table, ratio
+from conftest import Contest, Row, Table, judge, ratio
 from torch import Tensor, nn
 
 from edad_fast.losses import attention_score_mse, masked_lm_loss
@@ -28,16 +28,6 @@ def _one_thread(one_core: None) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def _judge(rows: list[Row]) -> None:
-    missed = [
-        f"{row.measure} ({row.text}) vs {row.peer}: {row.value:.3g} {row.unit}, must {row.must}"
-        for row in rows
-        if row.verdict == "MISSED"
-    ]
-    if missed:
-        pytest.fail("; ".join(missed), pytrace=False)
 
 
 def _step(loss: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], object]:
@@ -75,7 +65,7 @@ def test_attention(shape: tuple[int, int, int, int, int], dtype: torch.dtype, co
         cells = f"{contest.ours.seconds * 1e3:.1f} ms", f"{timing.seconds * 1e3:.1f} ms"
         row = Row(f"attention_{shape[2]}", text, name, value, by_cpu, *cells, judged=name != "bmm")
         rows.append(contest.table.add(row))
-    _judge(rows)
+    judge(*rows)
 
 
 def _memory(*words: object) -> tuple[float, float]:
@@ -98,7 +88,7 @@ def test_attention_memory(table: Table) -> None:
             value = max(0.0, beyond - 2 * gradients)
             ours = f"{beyond:.0f} MB, gradients {gradients:.0f} MB"
             rows.append(table.add(Row("attention_memory", f"{shape} {dtype}", "-", value, ours=ours)))
-    _judge(rows)
+    judge(*rows)
 
 
 @pytest.mark.timeout(1800)
@@ -136,7 +126,7 @@ def test_masked_head(dtype: torch.dtype, contest: Contest) -> None:
         key = "head_torch_chunked" if name == "torch chunked" else "head_dense"
         row = Row(key, text, name, value, by_cpu, *cells, judged=name != "gathered, all logits")
         rows.append(contest.table.add(row))
-    _judge(rows)
+    judge(*rows)
 
 
 def test_masked_head_memory(table: Table) -> None:
@@ -144,4 +134,4 @@ def test_masked_head_memory(table: Table) -> None:
     ours, theirs = (_memory("head", who, *sizes)[0] for who in ("ours", "dense"))
     row = Row("head_memory", f"{MASKED} of {POSITIONS}", "dense head", ours / theirs)
     row.ours, row.theirs = f"{ours:.0f} MB", f"{theirs:.0f} MB"
-    _judge([table.add(row)])
+    judge([table.add(row)])

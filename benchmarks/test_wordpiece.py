@@ -15,21 +15,13 @@ from statistics import median
 import numpy as np
 import peers
 import pytest
-from conftest import HERE, OUT, Contest, Row, Table, Timing, ratio
+from conftest import HERE, OUT, Contest, Row, Table, Timing, judge, ratio
 from data import Text, load
 from fuzz_wordpiece import fuzz
 
 from edad_fast.vocabulary import FastWordPieceTokenizer, WordCounts, extend_vocabulary, learn_wordpieces
 
 PIECES = 48_180
-
-
-def _judge(*rows: Row) -> None:
-    """Fail if a row misses what it must reach; after all rows are in the table."""
-    missed = [row for row in rows if row.verdict == "MISSED"]
-    texts = [f"{row.measure} ({row.text}): {row.value:.4g} {row.unit}, must {row.must}" for row in missed]
-    if texts:
-        pytest.fail("; ".join(texts), pytrace=False)
 
 
 def _rate(text: Text, seconds: float) -> str:
@@ -103,7 +95,7 @@ def test_encode(
             ours = _rate(text, from_files.seconds)
             key = "encode_files_tokie"
             rows.append(table.add(Row(key, text.name, peer, value, by_cpu, ours, theirs, judged=text.real)))
-    _judge(*rows)
+    judge(*rows)
 
 
 @pytest.mark.timeout(1200)
@@ -118,7 +110,7 @@ def test_encode_with_offsets(contest: Contest, small: Text, vocabulary: peers.Vo
     )
     value, by_cpu = ratio(timings[peer], contest.ours)
     speeds = _rate(small, contest.ours.seconds), _rate(small, timings[peer].seconds)
-    _judge(contest.table.add(Row("offsets", small.name, peer, value, by_cpu, *speeds, judged=small.real)))
+    judge(contest.table.add(Row("offsets", small.name, peer, value, by_cpu, *speeds, judged=small.real)))
 
 
 @pytest.mark.parametrize("size", ["small", "large"])
@@ -154,7 +146,7 @@ def test_cold_first_pass(
         else:
             row.note = "not installed"
         rows.append(table.add(row))
-    _judge(*rows)
+    judge(*rows)
 
 
 def test_two_threads(contest: Contest, large: Text, vocabulary: peers.Vocabulary) -> None:
@@ -175,7 +167,7 @@ def test_two_threads(contest: Contest, large: Text, vocabulary: peers.Vocabulary
     busy = median(c / w for c, w in zip(contest.ours.cpu, contest.ours.wall, strict=True))
     speeds = _rate(large, contest.ours.seconds), _rate(large, timings["1 thread"].seconds)
     note = f"{busy:.2f} cores busy"
-    _judge(contest.table.add(Row("threads", large.name, "-", value, None, *speeds, note, large.real)))
+    judge(contest.table.add(Row("threads", large.name, "-", value, None, *speeds, note, large.real)))
 
 
 LEARN_KEYS = {
@@ -206,7 +198,7 @@ def test_learn(contest: Contest, large: Text) -> None:
         seconds = f"{contest.ours.seconds:.2f} s", f"{timing.seconds:.2f} s"
         key = LEARN_KEYS[peer]
         rows.append(contest.table.add(Row(key, large.name, peer, value, by_cpu, *seconds, judged=large.real)))
-    _judge(*rows)
+    judge(*rows)
 
 
 @pytest.mark.timeout(7200)
@@ -224,7 +216,7 @@ def test_learn_from_the_whole_corpus(contest: Contest, folder: Path, request: py
     timings = contest.run("learn all", lambda: _learn(text), {peer: lambda: train(text, PIECES)}, rounds=3)
     value, by_cpu = ratio(timings[peer], contest.ours)
     seconds = f"{contest.ours.seconds:.2f} s", f"{timings[peer].seconds:.2f} s"
-    _judge(contest.table.add(Row("learn_all", text.name, peer, value, by_cpu, *seconds)))
+    judge(contest.table.add(Row("learn_all", text.name, peer, value, by_cpu, *seconds)))
 
 
 @pytest.mark.timeout(1200)
@@ -255,7 +247,7 @@ def test_automatic_size(contest: Contest, large: Text, vocabulary: peers.Vocabul
     value, by_cpu = ratio(found, learn)
     seconds = f"{found.seconds:.2f} s", f"{learn.seconds:.2f} s"
     table.add(Row("automatic_size_counted", large.name, "-", value, by_cpu, *seconds, note, large.real))
-    _judge(whole)
+    judge(whole)
 
 
 def test_the_vocabulary_is_the_same_however_it_is_made(
@@ -272,7 +264,7 @@ def test_the_vocabulary_is_the_same_however_it_is_made(
     shards = [count(small.lines[start::3]) for start in range(3)]
     ways = [*(count(small.lines, n) for n in (1, 1, 2, 7)), count(shuffled), WordCounts.merge(shards)]
     found = {digest(counts) for counts in ways}
-    _judge(
+    judge(
         table.add(Row("identical_vocabulary", small.name, "-", float(len(found)), ours=f"{len(ways)} ways"))
     )
 
@@ -287,8 +279,8 @@ def test_hostile_strings(mode: str, table: Table) -> None:
     if path.is_file():
         long = json.loads(path.read_text())
         ours = f"{long['strings']:,} strings, seed {long['seed']}"
-        _judge(table.add(Row("fuzzed", "hostile, long run", mode, float(long["differences"]), ours=ours)))
+        judge(table.add(Row("fuzzed", "hostile, long run", mode, float(long["differences"]), ours=ours)))
     else:
         note = "run fuzz_wordpiece.py"
         table.add(Row("fuzzed", "hostile, long run", mode, note=note))
-    _judge(now)
+    judge(now)
