@@ -41,6 +41,7 @@ from workload import SHAPES, Workload
 from edad_fast.errors import InputError
 from edad_fast.report import format_table
 from edad_fast.tasks.device import device_name, resolve_device, resolve_precision
+from edad_fast.training.profiling import matrix_peak
 
 STATUS = Path("/proc/self/status")
 
@@ -100,19 +101,6 @@ class Bench:
         run.wall.append(time.perf_counter() - wall)
         run.cpu.append(time.process_time() - cpu)
         run.part.check()
-
-    def matrix_peak(self, precision: str, edge: int) -> float:
-        """Operations per second of a product of `edge` x `edge` matrices, the best of nine."""
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        left, right = (torch.randn(edge, edge, device=self.device).to(dtype) for _ in range(2))
-        seconds = []
-        for _ in range(10):
-            self._wait()
-            start = time.perf_counter()
-            left @ right
-            self._wait()
-            seconds.append(time.perf_counter() - start)
-        return 2 * edge**3 / min(seconds[1:])
 
 
 def peak_memory(build: Callable[[], Part], device: torch.device) -> int:
@@ -316,8 +304,7 @@ def _measure(options: argparse.Namespace, workload: Workload, memory: dict[str, 
         for parts in runs.values():
             for run in parts:
                 bench.time(run)
-    edge = 8192 if device.type == "cuda" else 512 if options.shape == "tiny" else 2048
-    peak = bench.matrix_peak(settings.precision, edge)
+    peak = matrix_peak(device, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
     systems = {name: figures(parts, memory.get(name), peak) for name, parts in runs.items()}
     return {
         "shape": options.shape,

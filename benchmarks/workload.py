@@ -24,6 +24,7 @@ from edad_fast.errors import InputError
 from edad_fast.losses import layer_map
 from edad_fast.methods import METHODS, Ingredients
 from edad_fast.methods.prepare import build_student, build_teacher, load_data, train_stream
+from edad_fast.methods.stages import execution_of
 from edad_fast.models import build_pretraining_model, read_model_config, save_model, student_config
 from edad_fast.options import load_config_file
 from edad_fast.training import Objective
@@ -162,6 +163,7 @@ class Workload:
             self.student(),
             lambda probability: train_stream(config, self.data, settings.rows, probability, pinned),
             steps=settings.steps,
+            execution=execution_of(config, device),
         )
         stage = METHODS[method][index](parts)
         stage.objective.to(device)

@@ -34,7 +34,7 @@ class StepCost:
     activation_bytes: int
 
 
-def _full_batch(rows: int, seq_len: int, mlm_probability: float) -> Batch:
+def full_batch(rows: int, seq_len: int, mlm_probability: float) -> Batch:
     shape = (rows, seq_len)
     masked = int(rows * round(mlm_probability * (seq_len - 2)))
     return Batch(
@@ -76,7 +76,7 @@ def step_cost(
             name: torch.nn.Parameter(fake.from_tensor(p), p.requires_grad)
             for name, p in objective.named_parameters()
         }
-        batch = _full_batch(max(1, rows // accumulation_steps), seq_len, mlm_probability)
+        batch = full_batch(max(1, rows // accumulation_steps), seq_len, mlm_probability)
         with counter, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             with saved_tensors_hooks(keep, lambda tensor: tensor):
                 loss = torch.func.functional_call(objective, parameters, (batch, 0.5), tie_weights=True)

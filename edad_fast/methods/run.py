@@ -46,7 +46,7 @@ from .prepare import (
     stage_steps,
     train_stream,
 )
-from .stages import Ingredients, LoadedStream, build_stages
+from .stages import Ingredients, LoadedStream, build_stages, execution_of
 
 logger = logging.getLogger(__name__)
 
@@ -107,12 +107,10 @@ def _ingredients(config: TrainConfig, data: Data, world: World, device: torch.de
     sharded = config.distributed == "fsdp" and world.size > 1
     streams = _streams(config, data, world, device)
     stream = streams(0.0).stream
-    execution = Execution(
-        # Not the fake tensors that --dry_run counts with, nor layers that FSDP puts together when called.
-        compiled=not config.dry_run
-        and (config.compile == "on" or (config.compile == "auto" and device.type == "cuda" and not sharded)),
-        recompute=config.recompute_layers,
-    )
+    # Fake tensors, which --dry_run counts with, are not compiled.
+    execution = Execution(recompute=config.recompute_layers)
+    if not config.dry_run:
+        execution = execution_of(config, device, sharded=sharded)
     steps = stage_steps(config, stream.rows_per_step, stream.steps_per_epoch)
     return Ingredients(config, teacher, student, streams, steps, execution)
 

@@ -52,6 +52,12 @@ class Ingredients:
     execution: Execution = PLAIN
 
 
+def execution_of(config: TrainConfig, device: torch.device, *, sharded: bool = False) -> Execution:
+    """--compile and --recompute_layers for `device`; sharded: FSDP puts layers together when they are called."""
+    wanted = device.type == "cuda" and not sharded if config.compile == "auto" else config.compile == "on"
+    return Execution(compiled=wanted, recompute=config.recompute_layers)
+
+
 def _adaptation_loss(config: TrainConfig) -> AdaptationLoss:
     return AdaptationLoss(config.mlm_weight, config.nsp_weight, config.loss_backend)
 
