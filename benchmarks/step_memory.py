@@ -2,9 +2,10 @@
 
 python benchmarks/step_memory.py --rows 256 --seq_len 128
 
-Of the MiniLM shape, 48,180 pieces, TinyBERT4: the two stages of the usual adapt-then-distil (`baselines.naive`)
-and EDAD, in bf16 autocast on a CPU. Counted are weights, gradients and both moments of AdamW, and every tensor
-that the step makes for as long as it lives. What the package's operators hold inside is added as their budget.
+Of the MiniLM shape, 48,180 pieces, TinyBERT4: the two stages of the usual adapt-then-distil
+(`baselines.naive`) and EDAD, in bf16 autocast on a CPU. Counted are weights, gradients and both moments of
+AdamW, and every tensor that the step makes for as long as it lives. What the package's operators hold inside
+is added as their budget.
 """
 
 from __future__ import annotations

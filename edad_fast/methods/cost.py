@@ -35,6 +35,7 @@ class StepCost:
 
 
 def full_batch(rows: int, seq_len: int, mlm_probability: float) -> Batch:
+    """A micro-batch of `rows` full rows, one segment each, for its shapes."""
     shape = (rows, seq_len)
     masked = int(rows * round(mlm_probability * (seq_len - 2)))
     return Batch(

@@ -53,7 +53,7 @@ class Ingredients:
 
 
 def execution_of(config: TrainConfig, device: torch.device, *, sharded: bool = False) -> Execution:
-    """--compile and --recompute_layers for `device`; sharded: FSDP puts layers together when they are called."""
+    """--compile and --recompute_layers for `device`; `sharded`: FSDP puts layers together when called."""
     wanted = device.type == "cuda" and not sharded if config.compile == "auto" else config.compile == "on"
     return Execution(compiled=wanted, recompute=config.recompute_layers)
 
