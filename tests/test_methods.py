@@ -261,3 +261,31 @@ def test_a_frozen_teacher_in_bf16_is_a_copy(kit: Kit) -> None:
     for stage in (plain, rounded):
         assert {p.dtype for p in stage.objective.parameters()} == {torch.float32}
     assert plain.objective.state_dict().keys() == rounded.objective.state_dict().keys()
+
+
+@pytest.mark.parametrize("changes", [{}, {"teacher_arch": "exbert"}, {"nsp": True}], ids=str)
+def test_the_last_feed_forward_network_runs_where_it_is_needed(kit: Kit, changes: dict[str, object]) -> None:
+    """With the same gradients; and the rest of the layer is left out where the model can."""
+    gradients, flops = [], []
+    for whole in (True, False):
+        stage = kit.stage(0, method="adapt_then_distill", **changes)
+        stage.objective.execution = Execution(whole_layers=whole)
+        gradients.append(_gradients(stage, 1.0))
+        cost = step_cost(stage, rows=8, seq_len=32, mlm_probability=0.15, accumulation_steps=1, bf16=False)
+        flops.append(cost.flops)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    assert (flops[1] < flops[0]) == ("teacher_arch" not in changes)
+
+
+def test_teacher_layers_above_the_last_matched_one_are_not_run(kit: Kit) -> None:
+    stage = kit.stage(method="general_distillation", layer_map="1,2")
+    teacher = stage.objective.teacher
+    assert teacher.config.num_hidden_layers > 2
+    expected = _gradients(stage, 0.0)
+    for layer in teacher.bert.encoder.layer[2:]:
+        layer.forward = None  # calling it fails
+    found = _gradients(stage, 0.0)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)

@@ -13,7 +13,7 @@ from transformers import BertForPreTraining
 
 from ..batches import Batch
 from ..losses import MaskedLMHead, next_sentence_loss
-from ..models import EncoderOutput, encode
+from ..models import EncoderOutput, can_stop_early, encode, feed_forward
 from ..training import LossTerms, ParameterGroup
 
 
@@ -23,10 +23,12 @@ class Execution:
 
     Args:
         compiled: through torch.compile. recompute: gradient checkpointing, see `edad_fast.models.encode`.
+        whole_layers: layers are only called as they are, as FSDP needs it.
     """
 
     compiled: bool = False
     recompute: bool = False
+    whole_layers: bool = False
 
     def encode(
         self,
@@ -35,8 +37,13 @@ class Execution:
         *,
         hidden_states: bool = False,
         score_layers: Collection[int] = (),
+        depth: int | None = None,
+        finish: bool = True,
     ) -> EncoderOutput:
-        """One forward pass of the encoder over `batch`; attention stays within the segments of a row."""
+        """One forward pass of the encoder over `batch`; attention stays within the segments of a row.
+
+        `hidden_states`, `score_layers`, `depth` and `finish` as in `edad_fast.models.encode`.
+        """
         run = _compiled_encode() if self.compiled else encode
         return run(
             model,
@@ -47,7 +54,19 @@ class Execution:
             hidden_states=hidden_states,
             score_layers=score_layers,
             recompute=self.recompute,
+            depth=depth,
+            finish=finish,
         )
+
+    def encode_masked(self, model: BertForPreTraining, batch: Batch) -> EncoderOutput:
+        """As `encode`, for the MLM head alone: `last_hidden` is [M, d], the masked positions.
+
+        The last layer's feed-forward network runs on them only, where the model can stop before it.
+        """
+        finish = self.whole_layers or not can_stop_early(model)
+        output = self.encode(model, batch, finish=finish)
+        rows = output.last_hidden.flatten(0, 1).index_select(0, batch.masked_positions)
+        return EncoderOutput(rows if finish else feed_forward(model, rows))
 
 
 PLAIN = Execution()
@@ -77,14 +96,19 @@ class AdaptationLoss:
     def __call__(
         self, model: BertForPreTraining, output: EncoderOutput, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum and the unweighted terms, both as this micro-batch's share of the step."""
-        predictions = model.cls.predictions
+        """The weighted sum and the unweighted terms, both as this micro-batch's share of the step.
+
+        `output` is of `Execution.encode`, or, without pairs of sentences, of `Execution.encode_masked`.
+        """
+        predictions, positions = model.cls.predictions, batch.masked_positions
+        if output.last_hidden.dim() == 2:
+            positions = torch.arange(len(positions), device=positions.device)
         mlm = batch.shares.masked * MaskedLMHead(self.backend)(
             output.last_hidden,
             predictions.transform,
             predictions.decoder.weight,
             predictions.decoder.bias,
-            batch.masked_positions,
+            positions,
             batch.masked_labels,
         )
         total, terms = self.mlm_weight * mlm, {"mlm": mlm.detach()}
@@ -125,7 +149,9 @@ class Adaptation(nn.Module):
 
     def forward(self, batch: Batch, alpha: float) -> LossTerms:
         """The loss of `batch`."""
-        total, terms = self.loss(self.model, self.execution.encode(self.model, batch), batch)
+        pairs = batch.next_sentence_labels is not None  # whose head reads [CLS]
+        run = self.execution.encode if pairs else self.execution.encode_masked
+        total, terms = self.loss(self.model, run(self.model, batch), batch)
         return LossTerms(total, {f"{self.name}_{term}": value for term, value in terms.items()})
 
     def parameter_groups(self) -> list[ParameterGroup]:

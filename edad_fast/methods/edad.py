@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BertForPreTraining
 
 from ..batches import Batch
+from ..models import EncoderOutput
 from ..training import LossTerms, ParameterGroup
 from .adapt import PLAIN, AdaptationLoss, Execution, trainable
 from .general_distillation import LayerDistillation
@@ -65,21 +66,11 @@ class Edad(nn.Module):
         """The loss of `batch`."""
         teacher_da, student_da, student_dt = loss_weights(self.scope, alpha)
         distil = student_dt > 0.0
-        teacher = self.execution.encode(
-            self.teacher,
-            batch,
-            hidden_states=distil,
-            score_layers=self.distillation.teacher_layers if distil else (),
-        )
+        teacher = self._encode(self.teacher, batch, self.distillation.teacher_layers, distil)
         loss, found = self.adaptation(self.teacher, teacher, batch)
         total = teacher_da * loss
         terms = {f"teacher_{name}": value for name, value in found.items()}
-        student = self.execution.encode(
-            self.student,
-            batch,
-            hidden_states=distil,
-            score_layers=self.distillation.student_layers if distil else (),
-        )
+        student = self._encode(self.student, batch, self.distillation.student_layers, distil)
         if student_da > 0.0:
             loss, found = self.adaptation(self.student, student, batch)
             total = total + student_da * loss
@@ -89,6 +80,15 @@ class Edad(nn.Module):
             total = total + student_dt * loss
             terms |= found
         return LossTerms(total, terms)
+
+    def _encode(
+        self, model: BertForPreTraining, batch: Batch, score_layers: set[int], distil: bool
+    ) -> EncoderOutput:
+        if distil:
+            return self.execution.encode(model, batch, hidden_states=True, score_layers=score_layers)
+        if batch.next_sentence_labels is not None:
+            return self.execution.encode(model, batch)
+        return self.execution.encode_masked(model, batch)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The teacher, and the student with its projection."""

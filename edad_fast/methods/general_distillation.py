@@ -64,6 +64,11 @@ class LayerDistillation(nn.Module):
         """Teacher layers whose queries and keys are needed."""
         return {teacher for _, teacher in self.loss.pairs} if self.weights["attention"] else set()
 
+    @property
+    def teacher_depth(self) -> int:
+        """The highest teacher layer that is matched."""
+        return max(teacher for _, teacher in self.loss.pairs)
+
     def forward(
         self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -119,7 +124,11 @@ class GeneralDistillation(nn.Module):
         """The loss of `batch`."""
         with torch.no_grad():
             teacher = self.execution.encode(
-                self._frozen(), batch, hidden_states=True, score_layers=self.distillation.teacher_layers
+                self._frozen(),
+                batch,
+                hidden_states=True,
+                score_layers=self.distillation.teacher_layers,
+                depth=self.distillation.teacher_depth,
             )
         student = self.execution.encode(
             self.student, batch, hidden_states=True, score_layers=self.distillation.student_layers

@@ -55,7 +55,7 @@ class Ingredients:
 def execution_of(config: TrainConfig, device: torch.device, *, sharded: bool = False) -> Execution:
     """--compile and --recompute_layers for `device`; `sharded`: FSDP puts layers together when called."""
     wanted = device.type == "cuda" and not sharded if config.compile == "auto" else config.compile == "on"
-    return Execution(compiled=wanted, recompute=config.recompute_layers)
+    return Execution(compiled=wanted, recompute=config.recompute_layers, whole_layers=sharded)
 
 
 def _adaptation_loss(config: TrainConfig) -> AdaptationLoss:

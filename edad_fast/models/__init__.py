@@ -1,6 +1,13 @@
 """Teacher and student: loading, expansion, exBERT extensions, and capture for the losses."""
 
-from .capture import EncoderOutput, count_parameters, encode, set_dropout
+from .capture import (
+    EncoderOutput,
+    can_stop_early,
+    count_parameters,
+    encode,
+    feed_forward,
+    set_dropout,
+)
 from .checkpoint import (
     add_extension,
     build_pretraining_model,
@@ -21,11 +28,13 @@ __all__ = [
     "ExBertConfig",
     "add_extension",
     "build_pretraining_model",
+    "can_stop_early",
     "count_parameters",
     "count_saved_parameters",
     "encode",
     "exbert_config",
     "expand_embeddings",
+    "feed_forward",
     "has_weights",
     "load_masked_lm",
     "load_pretraining_model",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.bert.modeling_bert import BertLayer
 
 from .cpu_attention import half_attention
 from .exbert import original_layer
@@ -114,6 +115,8 @@ def encode(
     hidden_states: bool = True,
     score_layers: Collection[int] | None = None,
     recompute: bool = False,
+    depth: int | None = None,
+    finish: bool = True,
 ) -> EncoderOutput:
     """Run the encoder of a BERT and keep what the distillation losses need; SDPA stays on.
 
@@ -126,12 +129,18 @@ def encode(
         score_layers: 1-based layers whose queries and keys are kept (in exBERT of the original module);
             None: all.
         recompute: gradient checkpointing; a layer keeps its input, queries and keys alone for backward.
+        depth: run so many layers; None: all.
+        finish: False stops before the last layer's feed-forward network, which `feed_forward` then runs on
+            the positions that are needed; for plain BERT layers.
 
     Raises:
-        ValueError: a mask of another shape.
+        ValueError: a mask of another shape, or `finish` with layers that have no such place to stop.
     """
     encoder: Any = getattr(model, "bert", model)
-    all_layers = range(1, len(encoder.encoder.layer) + 1)
+    layers = encoder.encoder.layer[:depth]
+    all_layers = range(1, len(layers) + 1)
+    if not finish and not can_stop_early(model):
+        raise ValueError("finish=False needs plain BERT layers; exBERT's two modules are mixed at the end")
     captured = all_layers if score_layers is None else score_layers
     if captured and _INTERFACE and model.config._attn_implementation != ATTENTION:
         use_capturing_attention(model)
@@ -142,8 +151,10 @@ def encode(
     states = encoder.embeddings(input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids)
     collected = [states]
     with _sinks(encoder, captured) as sinks:
-        for layer in encoder.encoder.layer:
-            if recompute and torch.is_grad_enabled():
+        for number, layer in zip(all_layers, layers, strict=True):
+            if number == len(layers) and not finish:
+                output = layer.attention(states, attention_mask)
+            elif recompute and torch.is_grad_enabled():
                 output = checkpoint(layer, states, attention_mask, use_reentrant=False)
             else:
                 output = layer(states, attention_mask)
@@ -160,6 +171,19 @@ def encode(
         queries=by_layer("query"),
         keys=by_layer("key"),
     )
+
+
+def can_stop_early(model: PreTrainedModel) -> bool:
+    """Whether `encode` takes finish=False for `model`."""
+    encoder: Any = getattr(model, "bert", model)
+    return isinstance(encoder.encoder.layer[-1], BertLayer)
+
+
+def feed_forward(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """The last layer's feed-forward network on rows [..., d] of what `encode` with finish=False gives."""
+    layer = cast(Any, getattr(model, "bert", model)).encoder.layer[-1]
+    output: Tensor = layer.feed_forward_chunk(states)
+    return output
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
