@@ -155,6 +155,12 @@ class TrainConfig:
         "optimisation",
     )
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where to train", "optimisation")
+    attention: Literal["sdpa", "varlen"] = _option(
+        "sdpa",
+        "sdpa (a mask parts the segments of a row), or varlen (flash attention over segments laid end to "
+        "end; CUDA)",
+        "optimisation",
+    )
     compile: Literal["auto", "on", "off"] = _option(
         "auto", "torch.compile both encoders; auto: on CUDA (on CPUs it gains nothing)", "optimisation"
     )
@@ -261,6 +267,8 @@ def validate(config: TrainConfig) -> None:
         )
     if config.distributed == "fsdp" and config.frozen_teacher == "bf16":
         raise InputError("--frozen_teacher bf16 needs --distributed ddp (fsdp shards the fp32 weights)")
+    if config.attention == "varlen" and (config.dropout or config.precision == "fp32"):
+        raise InputError("--attention varlen computes in bf16 and without dropout; use sdpa, or --dropout 0")
     if config.alpha is not None and config.schedule != "constant":
         raise InputError(
             f"--alpha {config.alpha} goes with --schedule constant; --schedule {config.schedule} runs from "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny import tiny_config, tiny_corpus, tiny_teacher
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from edad_fast.batches import BatchStream, build_shards
+from edad_fast.batches.loader import _sequences
 from edad_fast.errors import InputError
 from edad_fast.losses import DistillationLoss
 from edad_fast.methods.adapt import Execution
@@ -30,6 +33,7 @@ from edad_fast.models import (
     save_model,
     set_dropout,
     student_config,
+    varlen_attention,
 )
 from edad_fast.models.cpu_attention import LONGEST_MATERIALISED, half_attention
 from edad_fast.vocabulary import load_tokenizer
@@ -300,3 +304,46 @@ def test_16_bit_attention_on_cpus(length: int, masked: bool) -> None:
             torch.bfloat16
         ).eps * exact.abs().max()
         assert (ours.double() - exact).abs().max() <= 2 * allowed
+
+
+def within_sequences(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, *rest: object, scale: float
+) -> torch.Tensor:
+    """Stands for PyTorch's CUDA kernel, one sequence after the other."""
+    assert q.shape[-1] % 8 == 0
+    parts = []
+    for begin, end in itertools.pairwise(starts.tolist()):
+        one = [x[begin:end].transpose(0, 1) for x in (q, k, v)]
+        attended = torch.nn.functional.scaled_dot_product_attention(*one, scale=scale)
+        parts.append(attended.transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("extension", [None, (8, 16)])
+def test_attention_over_sequences_is_that_behind_the_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: tuple[int, int] | None
+) -> None:
+    """Packed rows with padding: the same states and gradients; one width is no multiple of 8."""
+    if int(transformers.__version__.split(".")[0]) < 5:
+        pytest.skip("transformers 4 has no attention interface for BERT")
+    monkeypatch.setattr(varlen_attention, "_kernel", lambda: within_sequences)
+    torch.manual_seed(0)
+    base = tiny_config(50)
+    base.hidden_size = 52  # heads of 13
+    shape = base if extension is None else exbert_config(base, extension, 0.0)
+    model = _ready(build_pretraining_model(shape)).double()
+    segments = torch.tensor([[1, 1, 1, 2, 2, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1], [1, 2, 2, 3, 3, 3, 0, 0]])
+    starts = torch.from_numpy(_sequences(segments.int().numpy()))
+    assert starts.tolist()[:8] == [0, 3, 5, 8, 16, 17, 19, 22]
+    assert starts.tolist()[8:] == [24] * (len(starts) - 8)
+    ids = torch.randint(model.config.vocab_size, segments.shape)
+    mask = (segments[:, :, None] == segments[:, None, :])[:, None]
+    found = []
+    for cu_seqlens in (None, starts):
+        model.zero_grad()
+        output = encode(model, ids, attention_mask=mask, cu_seqlens=cu_seqlens)
+        output.last_hidden.square().sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append([output.last_hidden, *output.queries, *gradients])
+    for masked, laid_out in zip(*found, strict=True):
+        torch.testing.assert_close(laid_out, masked)

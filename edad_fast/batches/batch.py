@@ -39,6 +39,8 @@ class Batch:
     masked_positions     int64 [M]     flat into B * L, ascending
     masked_labels        int64 [M]     the tokens that stood there
     next_sentence_labels int64 [B]     0 = the second part follows the first, 1 = random; None without pairs
+    cu_seqlens           int32 [S + 1]: where segments, and stretches of padding, begin in B * L and where the
+                         last one ends; filled up with B * L, so that few sizes occur. None: not known
     tokens               non-padding tokens, with [CLS] and [SEP]
     step, rows           the optimiser step and the rows' numbers in the stream (not reused in later epochs)
     full_rows            True: every row is one segment without padding; None: not known yet
@@ -56,6 +58,7 @@ class Batch:
     step: int = 0
     rows: tuple[int, ...] = ()
     full_rows: bool | None = None
+    cu_seqlens: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:

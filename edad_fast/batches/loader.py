@@ -20,6 +20,9 @@ from .packing import Ints, PackedRows, Spans, cut_documents, ranges
 from .pairs import PairRows
 from .shards import TokenShards
 
+# Sequences of a batch are filled up to a multiple of this.
+_SEQUENCES = 256
+
 
 class BatchStream:
     """An endless stream of masked batches over one split of the shards.
@@ -227,6 +230,7 @@ class BatchStream:
                     step=step,
                     rows=tuple(numbers[here].tolist()),
                     full_rows=bool((columns["segment_ids"][here] == 1).all()),
+                    cu_seqlens=torch.from_numpy(_sequences(columns["segment_ids"][here])),
                 )
             )
         return batches
@@ -251,6 +255,16 @@ class BatchStream:
             if isinstance(batches, InputError):
                 raise batches
             yield batches
+
+
+def _sequences(segment_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """`Batch.cu_seqlens` of segment ids [B, L]."""
+    begins = np.ones(segment_ids.shape, np.bool_)
+    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    starts = np.flatnonzero(begins)
+    filled = np.full(-(-len(starts) // _SEQUENCES) * _SEQUENCES + 1, segment_ids.size, np.int32)
+    filled[: len(starts)] = starts
+    return filled
 
 
 class _Steps(Dataset["list[Batch] | InputError"]):

@@ -24,11 +24,13 @@ class Execution:
     Args:
         compiled: through torch.compile. recompute: gradient checkpointing, see `edad_fast.models.encode`.
         whole_layers: layers are only called as they are, as FSDP needs it.
+        varlen: attention over the segments laid end to end, see `edad_fast.models.varlen_attention`.
     """
 
     compiled: bool = False
     recompute: bool = False
     whole_layers: bool = False
+    varlen: bool = False
 
     def encode(
         self,
@@ -56,6 +58,7 @@ class Execution:
             recompute=self.recompute,
             depth=depth,
             finish=finish,
+            cu_seqlens=batch.cu_seqlens if self.varlen else None,
         )
 
     def encode_masked(self, model: BertForPreTraining, batch: Batch) -> EncoderOutput:

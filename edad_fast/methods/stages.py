@@ -12,7 +12,9 @@ from transformers import BertForPreTraining
 
 from ..batches import Batch, BatchStream
 from ..config import TrainConfig
+from ..errors import InputError
 from ..losses import AlphaSchedule, layer_map
+from ..models.varlen_attention import available
 from ..training import Stage
 from .adapt import PLAIN, Adaptation, AdaptationLoss, Execution
 from .edad import Edad
@@ -53,9 +55,18 @@ class Ingredients:
 
 
 def execution_of(config: TrainConfig, device: torch.device, *, sharded: bool = False) -> Execution:
-    """--compile and --recompute_layers for `device`; `sharded`: FSDP puts layers together when called."""
-    wanted = device.type == "cuda" and not sharded if config.compile == "auto" else config.compile == "on"
-    return Execution(compiled=wanted, recompute=config.recompute_layers, whole_layers=sharded)
+    """--compile, --recompute_layers and --attention for `device`; `sharded`: FSDP puts layers together when called.
+
+    Raises:
+        InputError: --attention varlen where it cannot run.
+    """
+    compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda" and not sharded)
+    if config.attention == "varlen" and not available(device):
+        raise InputError(
+            f"--attention varlen needs a CUDA device and PyTorch 2.10 or later, not {device} and "
+            f"{torch.__version__}; leave it at sdpa"
+        )
+    return Execution(compiled, config.recompute_layers, sharded, config.attention == "varlen")
 
 
 def _adaptation_loss(config: TrainConfig) -> AdaptationLoss:

@@ -22,6 +22,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from .cpu_attention import half_attention
 from .exbert import original_layer
+from .varlen_attention import varlen_attention
 
 ATTENTION = "edad_capture"
 _INTERFACE = int(transformers.__version__.split(".")[0]) >= 5
@@ -56,6 +57,11 @@ def _capturing_sdpa(
     sink = getattr(module, "_capture_sink", None)
     if sink is not None:
         sink["query"], sink["key"] = query, key
+    cu_seqlens = kwargs.pop("cu_seq_lens_q", None)
+    if cu_seqlens is not None:
+        return varlen_attention(
+            *(query, key, value, cu_seqlens, kwargs["max_length_q"], kwargs.get("scaling"))
+        ), None
     if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", enabled=False):
             return half_attention(module, query, key, value, attention_mask, **kwargs), None
@@ -117,6 +123,7 @@ def encode(
     recompute: bool = False,
     depth: int | None = None,
     finish: bool = True,
+    cu_seqlens: Tensor | None = None,
 ) -> EncoderOutput:
     """Run the encoder of a BERT and keep what the distillation losses need; SDPA stays on.
 
@@ -132,6 +139,8 @@ def encode(
         depth: run so many layers; None: all.
         finish: False stops before the last layer's feed-forward network, which `feed_forward` then runs on
             the positions that are needed; for plain BERT layers.
+        cu_seqlens: as in `varlen_attention`, which then computes the attention (exBERT's extensions keep to
+            attention_mask); dropout of the attention must be 0.
 
     Raises:
         ValueError: a mask of another shape, or `finish` with layers that have no such place to stop.
@@ -150,14 +159,17 @@ def encode(
         raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}; give [B, L] or [B, 1, L, L]")
     states = encoder.embeddings(input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids)
     collected = [states]
+    extra: dict[str, Any] = {}
+    if cu_seqlens is not None:
+        extra = {"cu_seq_lens_q": cu_seqlens, "max_length_q": input_ids.shape[1]}
     with _sinks(encoder, captured) as sinks:
         for number, layer in zip(all_layers, layers, strict=True):
             if number == len(layers) and not finish:
-                output = layer.attention(states, attention_mask)
+                output = layer.attention(states, attention_mask, **extra)
             elif recompute and torch.is_grad_enabled():
-                output = checkpoint(layer, states, attention_mask, use_reentrant=False)
+                output = checkpoint(layer, states, attention_mask, use_reentrant=False, **extra)
             else:
-                output = layer(states, attention_mask)
+                output = layer(states, attention_mask, **extra)
             states = output[0] if isinstance(output, tuple) else output
             if hidden_states:
                 collected.append(states)
