@@ -60,7 +60,8 @@ def execution_of(config: TrainConfig, device: torch.device, *, sharded: bool = F
     Raises:
         InputError: --attention varlen where it cannot run.
     """
-    compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda" and not sharded)
+    wanted = {"on": True, "off": False, "auto": device.type == "cuda" and not sharded}
+    compiled = wanted[config.compile]
     if config.attention == "varlen" and not available(device):
         raise InputError(
             f"--attention varlen needs a CUDA device and PyTorch 2.10 or later, not {device} and "
