@@ -265,9 +265,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
-    transformers.logging.set_verbosity_error()
-    logging.getLogger("edad_fast").setLevel(logging.ERROR)
-    transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         device = resolve_device(options.device)
@@ -329,6 +326,9 @@ def _measure(options: argparse.Namespace, workload: Workload, memory: dict[str, 
 
 
 if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("edad_fast").setLevel(logging.ERROR)
     try:
         main()
     except InputError as error:
