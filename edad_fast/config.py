@@ -105,7 +105,7 @@ class TrainConfig:
     mlm_probability: float = _option(0.15, "share of the tokens to predict", "batches")
     whole_word_masking: bool = _option(False, "mask whole words", "batches")
     nsp: bool = _option(False, "sentence pairs and the NSP loss instead of packed documents", "batches")
-    loader_workers: int = _option(1, "processes that prepare batches; 0: in the training process", "batches")
+    loader_workers: int = _option(1, "threads that prepare batches; 0: the training thread does", "batches")
 
     # Losses
     schedule: ScheduleKind = _option(

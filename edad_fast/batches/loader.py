@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import signal
+import itertools
+import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
@@ -22,6 +24,10 @@ from .shards import TokenShards
 
 # Sequences of a batch are filled up to a multiple of this.
 _SEQUENCES = 256
+# Steps that each thread prepares ahead.
+_AHEAD = 4
+# Threads that need an epoch's order wait for the first of them.
+_ORDERING = threading.Lock()
 
 
 class BatchStream:
@@ -154,11 +160,13 @@ class BatchStream:
 
     def _order(self, epoch: int) -> Ints:
         """Order of the rows in one epoch; those of the last two epochs asked for are kept."""
-        if epoch not in self._orders:
-            rows = np.arange(self._layout.n_rows)
-            keys = row_keys(self.seed, Purpose.ORDER, np.array([epoch]), rows)
-            self._orders = dict(list(self._orders.items())[-1:]) | {epoch: np.argsort(keys, kind="stable")}
-        return self._orders[epoch]
+        with _ORDERING:
+            if epoch not in self._orders:
+                rows = np.arange(self._layout.n_rows)
+                keys = row_keys(self.seed, Purpose.ORDER, np.array([epoch]), rows)
+                newest = dict(list(self._orders.items())[-1:])
+                self._orders = newest | {epoch: np.argsort(keys, kind="stable")}
+            return self._orders[epoch]
 
     def _fill(self, spans: Spans, n_rows: int) -> dict[str, npt.NDArray[Any]]:
         """Write spans into input, segment, position and token type ids; [n_rows, L] each."""
@@ -221,7 +229,7 @@ class BatchStream:
             chosen = slice(*np.searchsorted(positions, bounds[[here.start, here.stop]]))
             batches.append(
                 Batch(
-                    **{name: torch.tensor(column[here]) for name, column in columns.items()},
+                    **{name: torch.from_numpy(column[here]) for name, column in columns.items()},
                     masked_positions=torch.tensor(positions[chosen] - bounds[here.start]),
                     masked_labels=torch.tensor(labels[chosen]),
                     next_sentence_labels=None if spans.labels is None else torch.tensor(spans.labels[here]),
@@ -238,23 +246,29 @@ class BatchStream:
     def iterate(
         self, start: int, stop: int, *, workers: int = 0, pin_memory: bool = False
     ) -> Iterator[list[Batch]]:
-        """Yield `step(start)` to `step(stop - 1)`, in order, prepared ahead by `workers` processes."""
-        # The loader draws a seed for its workers: from a generator of its own, for a resumed run starts it
-        # more often than one without a break and must see the same random numbers.
-        loader = DataLoader(
-            _Steps(self),
-            generator=torch.Generator(),
-            batch_size=None,
-            sampler=range(start, stop),
-            num_workers=workers,
-            collate_fn=_as_is,
-            pin_memory=pin_memory,
-            worker_init_fn=_leave_signals_to_parent,
-        )
-        for batches in loader:
-            if isinstance(batches, InputError):
-                raise batches
-            yield batches
+        """Yield `step(start)` to `step(stop - 1)`, in order, prepared ahead by `workers` threads.
+
+        Threads, not processes: arrays are worked on outside Python's lock, and handing a batch from one
+        process to another takes longer than making it.
+        """
+
+        def prepare(step: int) -> list[Batch]:
+            batches = self.step(step)
+            return [batch.pin_memory() for batch in batches] if pin_memory else batches
+
+        if not workers:
+            yield from map(prepare, range(start, stop))
+            return
+        steps = iter(range(start, stop))
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        try:
+            ahead = deque(pool.submit(prepare, step) for step in itertools.islice(steps, _AHEAD * workers))
+            while ahead:
+                batches = ahead.popleft().result()
+                ahead.extend(pool.submit(prepare, step) for step in itertools.islice(steps, 1))
+                yield batches
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _sequences(segment_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -265,26 +279,3 @@ def _sequences(segment_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     filled = np.full(-(-len(starts) // _SEQUENCES) * _SEQUENCES + 1, segment_ids.size, np.int32)
     filled[: len(starts)] = starts
     return filled
-
-
-class _Steps(Dataset["list[Batch] | InputError"]):
-    def __init__(self, stream: BatchStream) -> None:
-        self._stream = stream
-
-    def __getitem__(self, step: int) -> list[Batch] | InputError:
-        try:
-            return self._stream.step(step)
-        except (
-            InputError
-        ) as error:  # raised in a worker, it would carry the worker's traceback in its message
-            return error
-
-
-def _as_is(item: Any) -> Any:
-    return item
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """Let a signal to the process group end no worker while the training process finishes its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -23,7 +23,7 @@ from .general_distillation import GeneralDistillation, LayerDistillation
 
 @dataclass(frozen=True)
 class LoadedStream:
-    """A `BatchStream` read by `workers` processes, ahead of the device."""
+    """A `BatchStream` read by `workers` threads, ahead of the device."""
 
     stream: BatchStream
     workers: int
@@ -55,7 +55,9 @@ class Ingredients:
 
 
 def execution_of(config: TrainConfig, device: torch.device, *, sharded: bool = False) -> Execution:
-    """--compile, --recompute_layers and --attention for `device`; `sharded`: FSDP puts layers together when called.
+    """--compile, --recompute_layers and --attention for `device`.
+
+    sharded: FSDP puts layers together when they are called.
 
     Raises:
         InputError: --attention varlen where it cannot run.

@@ -211,7 +211,7 @@ class _StageLoop:
             with stop_on_signal(repeated=self._world.size > 1) as request:
                 self._began = self._logged = time.monotonic()
                 batches = self._next(stream)
-                # Only now: a loader that starts workers draws from torch's generator.
+                # Only now: a loader may draw from torch's generator when it starts.
                 self._start_generators()
                 while True:
                     self._train_step(batches, request)
