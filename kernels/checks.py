@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def shape(x: Tensor) -> list[int]:
@@ -18,12 +21,55 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
 
 
+def check_tensor(name: str, x: object) -> None:
+    """Raise ValueError unless `x` is a tensor."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} is a {type(x).__name__}: a tensor is needed")
+
+
+def readable(x: Tensor) -> bool:
+    """Whether values can be checked: they are at hand without waiting for a GPU, and nothing is traced."""
+    return not torch.compiler.is_compiling() and type(x) is Tensor and x.device.type == "cpu"
+
+
+def check_reverse_mode(backend: str, tensors: Sequence[Tensor | None]) -> None:
+    """Raise RuntimeError where forward-mode differentiation (torch.func.jvp) would find no derivative."""
+    if torch.compiler.is_compiling():
+        return
+    if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise RuntimeError(
+            f"backend {backend!r} has no forward-mode derivative (torch.func.jvp, make_dual): use "
+            'backend="reference"'
+        )
+
+
+def constant(name: str, x: Tensor) -> Tensor:
+    """`x` cut from the graph. Raises ValueError unless it is a tensor."""
+    check_tensor(name, x)
+    return x.detach()
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless it is a finite number above 0."""
+    if not 0.0 < temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}: a finite number above 0 is needed")
+
+
+def check_regularisers(label_smoothing: float, z_loss: float) -> None:
+    """Raise ValueError unless both are in range."""
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing is {label_smoothing}: a number from 0 to 1 is needed")
+    if not 0.0 <= z_loss < float("inf"):
+        raise ValueError(f"z_loss is {z_loss}: a finite number, 0 or above, is needed")
+
+
 def check_floating(named: Mapping[str, Tensor | None]) -> None:
     """Raise ValueError unless the tensors are floating and on one device."""
     devices = {}
     for name, x in named.items():
         if x is None:
             continue
+        check_tensor(name, x)
         if not x.is_floating_point():
             raise ValueError(f"{name} is {x.dtype}: a floating dtype is needed")
         devices[name] = str(x.device)
@@ -33,10 +79,11 @@ def check_floating(named: Mapping[str, Tensor | None]) -> None:
 
 def check_mask(name: str, mask: Tensor, like: Tensor, needed: Sequence[int]) -> None:
     """Raise ValueError unless `mask` is bool or integer, of the shape needed, beside `like`."""
+    check_tensor(name, mask)
     if mask.is_floating_point() or mask.is_complex():
         raise ValueError(
             f"{name} is {mask.dtype}: a bool mask (True = token) or integers (0 = padding) are needed, "
-            f"such as {name}.bool() of a 0/1 mask"
+            "such as mask.bool() of a 0/1 mask"
         )
     if tuple(mask.shape) != tuple(needed):
         raise ValueError(f"{name} is {shape(mask)}: {list(needed)} is needed")
@@ -56,6 +103,8 @@ def check_scores(
     for name, x in named.items():
         if x.dim() != (3 if varlen else 4):
             raise ValueError(f"{name} has shape {shape(x)}: {layout} is needed")
+        if not x.shape[-1]:
+            raise ValueError(f"{name} has shape {shape(x)}: a head width of 1 at least is needed")
     for one, other in (("student_q", "student_k"), ("teacher_q", "teacher_k")):
         if named[one].shape != named[other].shape:
             raise ValueError(
@@ -90,6 +139,10 @@ def check_projection(
             "dimension must agree (both models must see the same tokens)"
         )
     student_width, teacher_width = student.shape[-1], teacher.shape[-1]
+    if not student_width * teacher_width:
+        raise ValueError(
+            f"hidden states are {shape(student)} and {shape(teacher)}: a width of 1 at least is needed"
+        )
     if weight is None:
         if student_width != teacher_width or bias is not None:
             raise ValueError(
@@ -109,8 +162,10 @@ def check_projection(
 
 
 def check_lengths(cu_seqlens: Tensor, like: Tensor, max_length: int | None) -> None:
-    """Raise ValueError unless cu_seqlens can be the ends of sequences laid end to end."""
-    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.is_floating_point():
+    """Raise ValueError unless cu_seqlens has the form of ends of sequences; `like` is [T, H, d]."""
+    check_tensor("cu_seqlens", cu_seqlens)
+    least = 2 if like.shape[0] else 1
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < least or cu_seqlens.is_floating_point():
         raise ValueError(
             f"cu_seqlens is {cu_seqlens.dtype} {shape(cu_seqlens)}: int32 [sequences + 1] is needed, 0 first"
         )
@@ -118,6 +173,41 @@ def check_lengths(cu_seqlens: Tensor, like: Tensor, max_length: int | None) -> N
         raise ValueError(f"cu_seqlens lies on {cu_seqlens.device}, the states on {like.device}: move it")
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length is {max_length}: the longest sequence has 1 token at least")
+
+
+def check_starts(cu_seqlens: Tensor, total: int, max_length: int) -> None:
+    """Raise ValueError unless cu_seqlens' values are where sequences of `total` tokens begin and end.
+
+    Only on a CPU: a GPU's values are not read back, its kernels leave out what lies outside.
+    """
+    if not readable(cu_seqlens):
+        return
+    ends = cu_seqlens.tolist()
+    lengths = [last - first for first, last in pairwise(ends)]
+    if ends[0] != 0 or ends[-1] != total or min(lengths, default=0) < 0:
+        raise ValueError(
+            f"cu_seqlens is {_some(ends)}: it starts at 0, never falls and ends at {total}, the "
+            "number of tokens"
+        )
+    if max(lengths, default=0) > max_length:
+        raise ValueError(
+            f"max_length is {max_length}, the longest sequence of cu_seqlens has {max(lengths)} tokens: pass "
+            "the longest length, or none"
+        )
+
+
+def check_indices(name: str, x: Tensor, end: int) -> None:
+    """Raise ValueError unless the values, where they lie on a CPU, are 0 to end - 1."""
+    if readable(x) and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < end:
+        raise ValueError(
+            f"{name} go from {int(x.min())} to {int(x.max())}: 0 to {end - 1} is needed; only masked "
+            "positions are given, and labels of -100 none: there is no ignore_index"
+        )
+
+
+def _some(values: list[int]) -> str:
+    """The values; the first ones where there are many."""
+    return str(values) if len(values) <= 16 else f"{values[:16]} and {len(values) - 16} more"
 
 
 def check_same_shapes(name: str, tensors: Sequence[Tensor]) -> None:

@@ -117,6 +117,7 @@ def hidden(
     Raises:
         ValueError: an explicit backend that cannot.
     """
+    check_hidden_backend(backend)
     if weight is None:
         if backend not in ("auto", "reference"):
             raise ValueError(f'backend {backend!r} needs a weight: use "auto" or "reference" without one')
@@ -130,9 +131,7 @@ def hidden(
     if backend == "cuda":
         _check_cuda_hidden(student, teacher, weight)
         return "cuda.hidden"
-    if backend in ("reference", "chunked"):
-        return backend
-    raise ValueError(f'backend {backend!r} has no code for the hidden-state loss: use "triton" or "chunked"')
+    return backend
 
 
 def outputs(backend: str, kernel: str, tensors: Sequence[Tensor], constants: list[str]) -> str:
@@ -146,7 +145,7 @@ def outputs(backend: str, kernel: str, tensors: Sequence[Tensor], constants: lis
     Raises:
         ValueError: an explicit backend that cannot.
     """
-    check_choice("backend", backend, OUTPUT_BACKENDS)
+    check_output_backend(backend, kernel)
     backend = _with_gradients(backend, constants)
     wide = kernel == "relation" and max(x.shape[-1] for x in tensors) > WIDEST_RELATION
     if backend == "auto":
@@ -154,8 +153,6 @@ def outputs(backend: str, kernel: str, tensors: Sequence[Tensor], constants: lis
         if kernel == "cross_entropy" and _suits_cpu(*tensors) and available("cpu"):
             backend = "cpu"
     if backend == "cpu":
-        if kernel != "cross_entropy":
-            raise ValueError('backend "cpu" has no code for this loss: use "chunked"')
         if not available("cpu"):
             raise ValueError('backend "cpu" was not built (it needs a C++20 compiler): use "chunked"')
         if not _suits_cpu(*tensors):
@@ -173,6 +170,23 @@ def outputs(backend: str, kernel: str, tensors: Sequence[Tensor], constants: lis
         _check_triton(*tensors)
         return f"triton.{kernel}"
     return "chunked_outputs" if backend == "chunked" else backend
+
+
+def check_output_backend(backend: str, kernel: str) -> None:
+    """Raise ValueError unless the loss of this kernel has such a backend; `kernel` as for `outputs`."""
+    check_choice("backend", backend, BACKENDS)
+    if backend not in OUTPUT_BACKENDS or (backend == "cpu" and kernel != "cross_entropy"):
+        others = "auto, reference, chunked, triton"
+        raise ValueError(f"backend {backend!r} has no code for this loss: choose from {others}")
+
+
+def check_hidden_backend(backend: str) -> None:
+    """Raise ValueError unless the hidden-state loss has such a backend."""
+    check_choice("backend", backend, BACKENDS)
+    if backend not in HIDDEN_BACKENDS:
+        raise ValueError(
+            f'backend {backend!r} has no code for the hidden-state loss: use "triton" or "chunked"'
+        )
 
 
 def _with_gradients(backend: str, constants: list[str]) -> str:
@@ -199,11 +213,11 @@ def _check_cpu(student: Tensor, teacher: Tensor) -> None:
 
 
 def _check_cuda(*tensors: Tensor) -> None:
-    if not available("cuda"):
-        raise ValueError('backend "cuda" was not built (it needs nvcc): use "triton"')
     for x in tensors:
         if not x.is_cuda:
             raise ValueError(f'backend "cuda" needs tensors on a GPU, not on {x.device}: use "auto"')
+    if not available("cuda"):
+        raise ValueError('backend "cuda" was not built (it needs nvcc): use "triton"')
 
 
 def _check_cuda_attention(student: Tensor, teacher: Tensor) -> None:
@@ -229,11 +243,13 @@ def _check_cuda_hidden(student: Tensor, teacher: Tensor, weight: Tensor) -> None
 
 
 def _check_triton(*tensors: Tensor) -> None:
-    if not available("triton"):
+    installed = available("triton")
+    for x in tensors:
+        if not x.is_cuda and not (installed and _runs_on(x.device.type)):
+            raise ValueError(f'backend "triton" needs tensors on a GPU, not on {x.device}: use "auto"')
+    if not installed:
         raise ValueError('backend "triton" needs the package triton: install it, or use "auto"')
     for x in tensors:
-        if not _runs_on(x.device.type):
-            raise ValueError(f'backend "triton" needs tensors on a GPU, not on {x.device}: use "auto"')
         if x.dtype == torch.float64:
             raise ValueError('backend "triton" computes in fp32: use "reference" or "chunked" for fp64')
 

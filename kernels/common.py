@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 ATTENTION_MODES = ("tinybert", "valid_pairs")
-HIDDEN_MODES = ("tinybert", "valid")
+HIDDEN_MODES = ("tinybert", "valid", "valid_pairs")  # the last two are one
 
 
 def counted_pairs(query_segments: Tensor, key_segments: Tensor, mode: str) -> Tensor:
@@ -32,6 +32,15 @@ def counted_pairs(query_segments: Tensor, key_segments: Tensor, mode: str) -> Te
 def as_segments(segment_ids: Tensor) -> Tensor:
     """A bool mask (True = token) is one segment a row; integers pass through."""
     return segment_ids.to(torch.int32) if segment_ids.dtype == torch.bool else segment_ids
+
+
+def narrow_segments(segments: Tensor) -> Tensor:
+    """Segment ids as int32 without gaps; int64 ones, which may not fit, as ranks within their row."""
+    if segments.dtype != torch.int64:
+        return segments.to(torch.int32).contiguous()
+    ordered = segments.sort(dim=1).values
+    ranks = torch.searchsorted(ordered, segments, out_int32=True) + 1
+    return torch.where(segments > 0, ranks, 0).contiguous()
 
 
 def count_pairs(segments: Tensor | None, cu_seqlens: Tensor | None, like: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from .checks import (
     check_lengths,
     check_mask,
     check_projection,
+    check_reverse_mode,
     check_same_shapes,
     check_scores,
+    check_starts,
 )
 from .common import ATTENTION_MODES, HIDDEN_MODES, as_segments, product_dtype, segments_of_lengths
 
@@ -86,7 +88,8 @@ def attention_score_mse(
         segment_ids: int [B, L], 0 = padding, k > 0 = k-th segment of the row (attention stays inside a
             segment); or bool [B, L], True = token; or None (no padding).
         cu_seqlens: int32 [sequences + 1], where sequences laid end to end begin and end: 0 first, T last.
-        max_length: the longest sequence of cu_seqlens; T if not given, which costs a GPU idle programs.
+        max_length: the longest sequence of cu_seqlens; T if not given, which costs a GPU idle programs. On a
+            GPU neither is checked, as that would wait for it: of a longer sequence only a part counts.
         mode: "tinybert" (the published mean over B H L L) or "valid_pairs" (mean over pairs of tokens; the
             only one with cu_seqlens, where no padding is left to count).
         student_scale, teacher_scale: factor of Q K^T; default d ** -0.5.
@@ -136,7 +139,8 @@ def hidden_state_mse(
         weight: [d_T, d_S] as `nn.Linear` holds it, or None where d_S = d_T; bias: [d_T] or None; or lists,
             one for each layer.
         mask: bool (True = token) or int (0 = padding) [...], or None.
-        mode: "tinybert" (mean over all positions, padding too, as published) or "valid" (over tokens).
+        mode: "tinybert" (mean over all positions, padding too, as published) or "valid", by its other name
+            "valid_pairs" (over tokens).
         backend: as for `attention_score_mse` ("cpu" has no code of its own here); without a weight there is
             nothing to save, and only "reference" and "auto" do.
 
@@ -197,6 +201,7 @@ def distillation(attention: AttentionTerm | None, hidden: HiddenTerm | None) -> 
 def _fused(
     attention: AttentionTerm | None, attention_backend: str, hidden: HiddenTerm | None, hidden_backend: str
 ) -> tuple[Tensor, Tensor]:
+    _check_reverse_mode(attention, hidden)
     empty: list[Tensor] = []
     scores = [empty] * 4
     states = [empty] * 4
@@ -225,7 +230,7 @@ def _fused(
             list(hidden.weights),
             list(hidden.biases),
         ]
-        if hidden.mask is not None and hidden.mode == "valid":
+        if hidden.mask is not None and hidden.mode != "tinybert":
             valid = hidden.mask.reshape(-1) > 0
         product = product_dtype(states[0][0], states[2][0])
         for tensors, flag in zip(
@@ -251,6 +256,13 @@ def _fused(
     return total, means
 
 
+def _check_reverse_mode(attention: AttentionTerm | None, hidden: HiddenTerm | None) -> None:
+    if attention:
+        check_reverse_mode(attention.backend, [*attention.student_q, *attention.student_k])
+    if hidden:
+        check_reverse_mode(hidden.backend, [*hidden.student, *hidden.weights, *hidden.biases])
+
+
 def _padded(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """[T, H, d] as [1, H, T, d]."""
     return x if cu_seqlens is None else x.transpose(0, 1).unsqueeze(0)
@@ -261,6 +273,10 @@ def _wants(tensors: Sequence[Tensor], flag: int) -> int:
 
 
 def _as_list(x: Tensors) -> list[Tensor]:
+    if not isinstance(x, (Tensor, list, tuple)):
+        raise ValueError(
+            f"a {type(x).__name__} is given: a tensor, or a list of one for each layer, is needed"
+        )
     return [x] if isinstance(x, Tensor) else list(x)
 
 
@@ -301,7 +317,7 @@ def _pick_attention(term: AttentionTerm) -> str:
                 f'mode {term.mode!r} counts padding, and with cu_seqlens there is none: use "valid_pairs"'
             )
     elif term.segment_ids is not None:
-        check_mask("segment_ids", term.segment_ids, first, (first.shape[0], first.shape[2]))
+        check_mask("mask (segment_ids)", term.segment_ids, first, (first.shape[0], first.shape[2]))
     constants = [f"teacher_{x}" for x in "qk" if _wants(named[f"teacher_{x}"], 1)]
     length = first.shape[0 if varlen else 2]
     return choice.attention(
@@ -319,7 +335,6 @@ def _pick_attention(term: AttentionTerm) -> str:
 def _pick_hidden(term: HiddenTerm) -> str:
     """Validate; the name of the implementation."""
     check_choice("mode", term.mode, HIDDEN_MODES)
-    check_choice("backend", term.backend, choice.BACKENDS)
     layers = len(term.student)
     if len(term.teacher) != layers or not layers:
         raise ValueError(
@@ -346,7 +361,9 @@ def _pick_hidden(term: HiddenTerm) -> str:
 def _reference_attention(term: AttentionTerm) -> Tensor:
     segments = term.segment_ids
     if term.cu_seqlens is not None:
-        segments = segments_of_lengths(term.cu_seqlens, term.student_q[0].shape[0])
+        total = term.student_q[0].shape[0]
+        check_starts(term.cu_seqlens, total, term.max_length or total)
+        segments = segments_of_lengths(term.cu_seqlens, total)
     student_scale, teacher_scale = _scales(term)
     values = []
     for tensors in zip(term.student_q, term.student_k, term.teacher_q, term.teacher_k, strict=True):

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from . import choice, ops_outputs, reference
-from .checks import check_floating, check_mask, shape
+from .checks import (
+    check_floating,
+    check_indices,
+    check_mask,
+    check_regularisers,
+    check_reverse_mode,
+    check_temperature,
+    check_tensor,
+    readable,
+    shape,
+)
 from .common import as_segments, product_dtype
 
 
@@ -46,12 +56,14 @@ def masked_lm_loss(
     Raises:
         ValueError: shapes, dtypes, devices, options or backend that do not fit.
     """
+    check_tensor("decoder_weight", decoder_weight)
     check_floating({"hidden": hidden, "decoder_weight": decoder_weight, "decoder_bias": decoder_bias})
     if hidden.dim() not in (2, 3):
         raise ValueError(
             f"hidden has shape {shape(hidden)}: [batch, length, width] or [positions, width] is needed"
         )
     for name, x in (("positions", positions), ("labels", labels)):
+        check_tensor(name, x)
         if x.dim() != 1 or x.dtype != torch.int64 or x.shape != positions.shape or x.device != hidden.device:
             raise ValueError(
                 f"{name} is {x.dtype} {shape(x)} on {x.device}: int64 [{positions.numel()}] on "
@@ -61,23 +73,20 @@ def masked_lm_loss(
         raise ValueError(f"decoder_weight is {shape(decoder_weight)}: [vocabulary, width] is needed")
     if decoder_bias is not None and decoder_bias.shape != decoder_weight.shape[:1]:
         raise ValueError(f"decoder_bias is {shape(decoder_bias)}: [{decoder_weight.shape[0]}] is needed")
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing is {label_smoothing}: a number from 0 to 1 is needed")
-    if not 0.0 <= z_loss < float("inf"):
-        raise ValueError(f"z_loss is {z_loss}: a finite number, 0 or above, is needed")
+    check_regularisers(label_smoothing, z_loss)
     picked = choice.outputs(backend, "cross_entropy", [hidden, decoder_weight], [])
-    if picked == "reference":
-        return reference.masked_lm_loss(
-            hidden,
-            positions,
-            labels,
-            transform,
-            decoder_weight,
-            decoder_bias,
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
+    rows = transform(_chosen(hidden, positions))
+    if rows.shape != (positions.numel(), decoder_weight.shape[1]):
+        raise ValueError(
+            f"decoder_weight is {shape(decoder_weight)}, the transform gives {shape(rows)}: "
+            f"[{positions.numel()}, {decoder_weight.shape[1]}] is needed"
         )
-    rows = transform(hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions))
+    if picked == "reference":
+        check_indices("labels", labels, decoder_weight.shape[0])
+        return reference.linear_cross_entropy(
+            rows, decoder_weight, decoder_bias, labels, label_smoothing=label_smoothing, z_loss=z_loss
+        )
+    check_reverse_mode(backend, [rows, decoder_weight, decoder_bias])
     flags = (ops_outputs.WANT_X, ops_outputs.WANT_W, ops_outputs.WANT_B)
     wanted = sum(
         flag
@@ -127,13 +136,15 @@ def relation_kl(
     for name, x in (("student", student), ("teacher", teacher)):
         if x.dim() != 4:
             raise ValueError(f"{name} has shape {shape(x)}: [batch, heads, length, head width] is needed")
+        if not x.shape[-1]:
+            raise ValueError(f"{name} has shape {shape(x)}: a head width of 1 at least is needed")
     if student.shape[:3] != teacher.shape[:3]:
         raise ValueError(
             f"student is {shape(student)} but teacher {shape(teacher)}: batch, relation heads and length "
             "must agree (regroup_heads gives both as many heads)"
         )
     if segment_ids is not None:
-        check_mask("segment_ids", segment_ids, student, (student.shape[0], student.shape[2]))
+        check_mask("mask (segment_ids)", segment_ids, student, (student.shape[0], student.shape[2]))
     scales = (
         student.shape[-1] ** -0.5 if student_scale is None else student_scale,
         teacher.shape[-1] ** -0.5 if teacher_scale is None else teacher_scale,
@@ -143,6 +154,7 @@ def relation_kl(
         return reference.relation_kl(
             student, teacher, segment_ids, student_scale=scales[0], teacher_scale=scales[1]
         )
+    check_reverse_mode(backend, [student])
     segments = None if segment_ids is None else as_segments(segment_ids)
     loss: Tensor = ops_outputs.relation_kl(student, teacher, segments, *scales, picked, _asks(student))[0]
     return loss
@@ -171,11 +183,13 @@ def logit_kl(
             f"student_logits are {shape(student_logits)}, teacher_logits {shape(teacher_logits)}: the same "
             "[..., classes] is needed"
         )
-    if not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}: a finite number above 0 is needed")
+    if not student_logits.shape[-1]:
+        raise ValueError(f"logits are {shape(student_logits)}: one class at least is needed")
+    check_temperature(temperature)
     picked = choice.outputs(backend, "logits", [student_logits, teacher_logits], _constants(teacher_logits))
     if picked == "reference":
         return reference.logit_kl(student_logits, teacher_logits, temperature=temperature)
+    check_reverse_mode(backend, [student_logits])
     flat = [x.reshape(-1, x.shape[-1]) for x in (student_logits, teacher_logits)]
     loss: Tensor = ops_outputs.logit_kl(*flat, temperature, picked, _asks(student_logits))[0]
     return loss
@@ -193,6 +207,18 @@ def next_sentence_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.dtype != torch.int64 or labels.shape != logits.shape[:1]:
         raise ValueError(f"labels are {labels.dtype} {shape(labels)}: int64 [{logits.shape[0]}] is needed")
     return reference.next_sentence_loss(logits, labels)
+
+
+def _chosen(hidden: Tensor, positions: Tensor) -> Tensor:
+    """The rows at flat positions. Values are read only after a CPU found one outside."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    if not readable(positions):
+        return flat.index_select(0, positions)
+    try:
+        return flat.index_select(0, positions)
+    except IndexError:
+        check_indices("positions", positions, flat.shape[0])
+        raise
 
 
 def _asks(x: Tensor) -> bool:

@@ -13,6 +13,8 @@ from math import gcd
 import torch
 from torch import Tensor
 
+from .checks import check_tensor
+
 HEAD_MATCHES = ("auto", "equal", "mean", "regroup")
 _WAYS_OUT = (
     'use "regroup" (relation heads, as many as the greatest common divisor), "mean" (scores averaged over '
@@ -35,8 +37,8 @@ class MatchedHeads:
 
 def regroup_heads(x: Tensor, heads: int) -> Tensor:
     """[B, H, L, d] -> [B, heads, L, H d / heads]: concatenate the heads' vectors, split them again."""
-    batch, _, length, _ = x.shape
-    return x.transpose(1, 2).reshape(batch, length, heads, -1).transpose(1, 2)
+    batch, own, length, width = x.shape
+    return x.transpose(1, 2).reshape(batch, length, heads, own * width // heads).transpose(1, 2)
 
 
 def match_heads(
@@ -63,10 +65,17 @@ def match_heads(
             does not fit.
     """
     for name, query, key in (("student", student_q, student_k), ("teacher", teacher_q, teacher_k)):
+        check_tensor(f"the {name}'s queries", query)
+        check_tensor(f"the {name}'s keys", key)
         if query.dim() != 4 or query.shape != key.shape:
             raise ValueError(
                 f"the {name}'s queries are {list(query.shape)}, its keys {list(key.shape)}: both must be "
                 "[batch, heads, length, head width]; was this layer captured?"
+            )
+        if not query.shape[1] * query.shape[3]:
+            raise ValueError(
+                f"the {name}'s queries are {list(query.shape)}: a head, and a head width of 1 at "
+                "least, are needed"
             )
     student_heads, student_width = student_q.shape[1], student_q.shape[3]
     teacher_heads, teacher_width = teacher_q.shape[1], teacher_q.shape[3]

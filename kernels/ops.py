@@ -11,14 +11,15 @@ PyTorch); they know nothing of autograd, weights or normalisation.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .checks import check_starts
 from .choice import available
 from .common import compute_dtype, count_pairs, saved_dtype, segments_of_lengths, stacked_like
 
@@ -93,6 +94,8 @@ def _distillation(
     else:
         factors.append(_filled(0, first))
     if student_q:
+        if cu_seqlens is not None:
+            check_starts(cu_seqlens, student_q[0].shape[2], max_length)
         name, _, algorithm = attention_backend.partition(":")
         backend = backend_module(name)
         place: dict[str, Any] = {"algorithm": algorithm} if algorithm else {}
@@ -173,7 +176,25 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.wanted = inputs[-1]
 
 
-@once_differentiable
+def constant_gradients(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """A backward whose results have no derivatives of their own: it refuses create_graph=True.
+
+    torch's once_differentiable passes it where the incoming gradient is a constant, such as that of a loss.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the fused losses have no second derivatives (create_graph=True, torch.autograd.functional): "
+                'use backend="reference"'
+            )
+        return backward(ctx, *gradients)
+
+    return checked
+
+
+@constant_gradients
 def _backward(ctx: Any, grad_total: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     results: list[Any] = [[None] * length for length in ctx.lengths]
     if grad_total is None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .checks import check_indices
 from .common import compute_dtype, saved_dtype
-from .ops import NAMESPACE, backend_module, scaled
+from .ops import NAMESPACE, backend_module, constant_gradients, scaled
 
 WANT_X, WANT_W, WANT_B = 1, 2, 4
 
@@ -25,6 +25,7 @@ def _cross_entropy(
     product: torch.dtype,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_indices("labels", labels, weight.shape[0])
     total, *gradients = backend_module(backend).cross_entropy_terms(
         rows,
         weight,
@@ -61,7 +62,7 @@ def _cross_entropy_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tens
     ctx.wanted = inputs[-1]
 
 
-@once_differentiable
+@constant_gradients
 def _cross_entropy_backward(ctx: Any, grad_total: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     if grad_total is None:
         return (None,) * 9
@@ -133,7 +134,7 @@ def _one_gradient_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tenso
     ctx.dtype, ctx.others, ctx.want = inputs[0].dtype, len(inputs) - 1, inputs[-1]
 
 
-@once_differentiable
+@constant_gradients
 def _one_gradient_backward(ctx: Any, grad_total: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     if grad_total is None or not ctx.want:
         return (None,) * (1 + ctx.others)

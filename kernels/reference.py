@@ -78,7 +78,7 @@ def hidden_state_mse(
         loss = 1/(N d_T) * sum_n || H^S_n W^T + b - H^T_n ||^2
 
     ``tinybert``: the sum runs over all N positions, padding included (the published nn.MSELoss).
-    ``valid``: over the N positions where `mask` is set; N is at least 1.
+    ``valid`` (also ``valid_pairs``): over the N positions where `mask` is set; N is at least 1.
 
     Args:
         student_hidden: [..., d_S]; teacher_hidden: [..., d_T].
@@ -95,7 +95,7 @@ def hidden_state_mse(
             projected = F.linear(projected, weight.to(dtype), None if bias is None else bias.to(dtype))
         difference = projected - teacher_hidden.to(dtype)
         positions: Tensor | int = difference.shape[:-1].numel()
-        if mask is not None and mode == "valid":
+        if mask is not None and mode != "tinybert":
             valid = mask > 0
             difference = difference.masked_fill(~valid.unsqueeze(-1), 0.0)
             positions = valid.sum()

@@ -145,6 +145,17 @@ def test_attention_on_an_emulated_block(
         assert (a.double() - e).abs().max() <= rounding(a) * e.abs().max()
 
 
+def test_no_sequence_leaves_its_tensor_on_an_emulated_block(emulated: None) -> None:
+    lists = [[x] for x in queries_and_keys(1, 2, 20, 26, 31, dtype=torch.bfloat16)]
+    options: dict[str, Any] = {"mode": "valid_pairs", "student_scale": 0.2, "teacher_scale": 0.1}
+    options |= {"want_q": True, "want_k": True, "max_length": 20}
+    wild, clamped = (
+        attention.attention_terms(*lists, None, cu_seqlens=torch.tensor(x, dtype=torch.int32), **options)
+        for x in ([-9, 5, 5, 1 << 30, -(1 << 31)], [0, 5, 5, 20, 20])
+    )
+    assert all(torch.equal(a, b) for a, b in zip(wild, clamped, strict=True))
+
+
 def rounding(x: torch.Tensor) -> float:
     """Half a unit of bf16 and a little for the sum before it; in fp32, two bf16 parts of a difference."""
     return 0.6 * torch.finfo(torch.bfloat16).eps if x.dtype == torch.bfloat16 else 2**-15

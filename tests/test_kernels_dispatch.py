@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_cases import queries_and_keys, value_and_gradients
+from loss_cases import queries_and_keys, skip_where_it_cannot_run, value_and_gradients
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -23,7 +23,12 @@ from edad_fast.kernels import (
     masked_lm_loss,
     match_heads,
 )
-from edad_fast.losses import AttentionScoreMSE
+from edad_fast.losses import AttentionScoreMSE, RelationKL
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    skip_where_it_cannot_run(request)
 
 
 def test_auto_gives_the_teacher_its_gradient_and_chunked_refuses() -> None:
@@ -98,6 +103,13 @@ def test_cuda_takes_16_bit_tensors_and_says_what_it_refuses() -> None:
             attention(brain, brain, 65)
 
 
+def test_tensors_on_a_cpu_are_refused_before_a_package_is_asked_for() -> None:
+    with mock.patch.object(choice, "available", return_value=False):
+        for backend in ("triton", "cuda"):
+            with pytest.raises(ValueError, match="needs tensors on a GPU, not on cpu"):
+                attention_score_mse(*[q(1, 2, 3, 4)] * 4, backend=backend)
+
+
 def test_auto_takes_triton_on_a_gpu_where_it_can() -> None:
     pytest.importorskip("triton")
     with FakeTensorMode():
@@ -116,6 +128,11 @@ def test_auto_takes_triton_on_a_gpu_where_it_can() -> None:
         *("triton.logits", "triton.logits", other),
         *("triton.cross_entropy", "triton.cross_entropy", other),
     ]
+
+
+def _lm(positions: list[int], labels: list[int] | None = None, backend: str = "auto") -> Tensor:
+    places, classes = torch.tensor(positions), torch.tensor(labels or [0] * len(positions))
+    return masked_lm_loss(q(2, 4), places, classes, nn.Identity(), q(9, 4), backend=backend)
 
 
 def q(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -167,7 +184,7 @@ def test_attention_refuses_what_does_not_fit(
         (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 6), q(4, 6)), ["[4, 6]", "[6, 4]"]),
         (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 6), q(6, 4), q(4)), ["bias", "[6]"]),
         (lambda: hidden_state_mse(q(2, 3, 4), q(2, 3, 4), mask=q(2, 3)), ["mask", "float32"]),
-        (lambda: hidden_state_mse(q(2, 4), q(2, 4), mode="valid_pairs"), ["tinybert, valid"]),
+        (lambda: hidden_state_mse(q(2, 4), q(2, 4), mode="pairs"), ["tinybert, valid"]),
         (lambda: hidden_state_mse(q(2, 4), q(2, 4), backend="chunked"), ["needs a weight"]),
         (lambda: hidden_state_mse(q(2, 4), q(2, 4), backend="fast"), ["'fast'"]),
         (lambda: hidden_state_mse(q(2, 4), q(2, 4), q(4, 4), backend="cuda"), ["cuda", "use"]),
@@ -183,6 +200,24 @@ def test_attention_refuses_what_does_not_fit(
             lambda: masked_lm_loss(q(2, 4), q(1).long(), q(1).long(), nn.Identity(), q(9, 4), q(4)),
             ["decoder_bias", "[9]"],
         ),
+        (
+            lambda: masked_lm_loss(q(2, 4), q(1).long(), q(1).long(), nn.Identity(), q(9, 3)),
+            ["decoder_weight is [9, 3]", "[1, 4]"],
+        ),
+        (lambda: _lm([2, 1]), ["positions go from 1 to 2", "0 to 1"]),
+        (lambda: _lm([-1, 1]), ["positions go from -1 to 1", "ignore_index"]),
+        (lambda: _lm([0, 1], [3, -100]), ["labels go from -100 to 3", "0 to 8", "only masked positions"]),
+        (lambda: _lm([0, 1], [3, 9], backend="reference"), ["labels go from 3 to 9"]),
+        (lambda: attention_score_mse(*[(q(1),)] * 4), ["student_q has shape [1]"]),
+        (lambda: attention_score_mse(*[3.0] * 4), ["a float is given"]),
+        (lambda: attention_score_mse(*[["x"]] * 4), ["student_q is a str"]),
+        (lambda: attention_score_mse(*[q(1, 2, 3, 0)] * 4), ["head width of 1"]),
+        (lambda: attention_score_mse(*[q(1, 2, 3, 4)] * 4, [[1, 1, 1]]), ["mask", "is a list"]),
+        (lambda: attention_score_mse(*[q(1, 2, 3, 4)] * 4, q(1, 3)), ["mask (segment_ids) is torch.float32"]),
+        (lambda: hidden_state_mse(q(2, 4), q(2, 4), mask=[1, 1]), ["mask is a list"]),
+        (lambda: AttentionScoreMSE()(*[q(4)] * 4), ["student's queries are [4]"]),
+        (lambda: AttentionScoreMSE()(*[[None]] * 4), ["student_q is a NoneType"]),
+        (lambda: AttentionScoreMSE()(*[q(1, 2, 3, 0)] * 2, *[q(1, 4, 3, 2)] * 2), ["head width of 1"]),
     ],
 )
 def test_other_losses_refuse_what_does_not_fit(call: Callable[[], Tensor], words: list[str]) -> None:
@@ -190,6 +225,63 @@ def test_other_losses_refuse_what_does_not_fit(call: Callable[[], Tensor], words
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "chunked", "cpu"])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "linear"])
+@pytest.mark.parametrize("ends", [[0, 3, 20], [0, 5, 3, 8], [0, -3, 8], [1, 5, 8], [0, 3, 5], [0]])
+def test_ends_of_sequences_that_cannot_be_are_refused(backend: str, algorithm: str, ends: list[int]) -> None:
+    if backend == "reference" and algorithm == "linear":
+        pytest.skip("the reference has one algorithm")
+    options: dict[str, Any] = {"mode": "valid_pairs", "backend": backend, "algorithm": algorithm}
+    for dtype in (torch.int32, torch.int64):
+        cu_seqlens = torch.tensor(ends, dtype=dtype)
+        with pytest.raises(ValueError, match="cu_seqlens is ") as caught:
+            attention_score_mse(*[torch.ones(8, 2, 4)] * 4, cu_seqlens=cu_seqlens, **options)
+        assert str(ends) in str(caught.value) or "[1]" in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "chunked", "cpu"])
+def test_a_longest_length_that_is_too_short_is_refused(backend: str) -> None:
+    options: dict[str, Any] = {"cu_seqlens": torch.tensor([0, 70, 80]), "backend": backend}
+    inputs = [x[0].transpose(0, 1) for x in queries_and_keys(1, 2, 80, 4, 4, dtype=torch.float32)]
+    with pytest.raises(ValueError, match="max_length is 8, the longest sequence of cu_seqlens has 70"):
+        attention_score_mse(*inputs, mode="valid_pairs", max_length=8, **options)
+    one, other = (
+        attention_score_mse(*inputs, mode="valid_pairs", max_length=most, **options) for most in (70, None)
+    )
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "chunked", "cpu"])
+def test_no_tokens_are_no_loss(backend: str) -> None:
+    for ends in ([0], [0, 0]):
+        inputs = [torch.ones(0, 2, 4, requires_grad=i < 2) for i in range(4)]
+        options: dict[str, Any] = {"cu_seqlens": torch.tensor(ends), "mode": "valid_pairs"}
+        value = attention_score_mse(*inputs, **options, backend=backend)
+        value.backward()
+        assert value == 0
+    sq, tq = torch.ones(0, 4, 7, 8, requires_grad=True), torch.ones(0, 6, 7, 16)
+    for loss in (AttentionScoreMSE(backend=backend)(sq, sq, tq, tq), RelationKL(8)({"q": (sq, tq)})):
+        assert torch.autograd.grad(loss, sq)[0].shape == sq.shape
+        assert loss == 0
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked", "cpu"])
+@pytest.mark.parametrize("mode", ["tinybert", "valid_pairs"])
+def test_segment_ids_beyond_32_bits_stay_apart(backend: str, mode: str) -> None:
+    inputs = queries_and_keys(2, 2, 6, 3, 4, dtype=torch.float32)
+    small = torch.tensor([[1, 1, 2, 0, 2, -1], [3, 2, 1, 1, 2, 3]])
+    far = torch.tensor([-(2**40), 0, 2**40, 2**40 + 2**32, 7])
+    results = [
+        value_and_gradients(
+            lambda *x, ids=ids: attention_score_mse(*x, ids, mode=mode, backend=backend),
+            inputs[2:],
+            inputs[:2],
+        )
+        for ids in (small.int(), far[small + 1])
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def scores(x: Tensor, y: Tensor, scale: float) -> Tensor:

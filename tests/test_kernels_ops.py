@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from loss_cases import need_triton, queries_and_keys, random_states, value_and_gradients
+from loss_cases import (
+    need_triton,
+    queries_and_keys,
+    random_states,
+    skip_where_it_cannot_run,
+    value_and_gradients,
+)
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,6 +34,11 @@ from edad_fast.kernels import (
 )
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    skip_where_it_cannot_run(request)
 
 
 def distillation_arguments(dtype: torch.dtype) -> tuple[object, ...]:
@@ -104,6 +117,53 @@ def test_torch_compile_sees_one_graph_and_gives_the_same() -> None:
         if loss is every_loss:
             expected = [value.detach(), *gradients]
     torch.testing.assert_close([value.detach(), *gradients], expected)
+
+
+def test_second_and_forward_derivatives_are_refused_where_they_would_be_wrong() -> None:
+    student, teacher, mask = cases()
+    x = student[0]
+    losses: list[tuple[Callable[..., Tensor], Tensor]] = [
+        (lambda x, **o: attention_score_mse(x, student[1], *teacher[:2], mask, **o), x),
+        (lambda x, **o: relation_kl(x, teacher[0], mask, **o), x),
+        (lambda x, **o: logit_kl(x, 2 * x.detach(), **o), x),
+        (lambda x, **o: hidden_state_mse(x, teacher[2], *student[3:], **o), student[2]),
+        (
+            lambda x, **o: masked_lm_loss(
+                x, torch.tensor([0, 3]), torch.tensor([1, 2]), torch.tanh, student[3], **o
+            ),
+            student[2],
+        ),
+    ]
+    for loss, at in losses:
+        for create_graph in (True, False):
+            value = loss(at, backend="chunked")
+            if create_graph:
+                with pytest.raises(RuntimeError, match=r'no second derivatives.*backend="reference"'):
+                    torch.autograd.grad(value, at, create_graph=True)
+            else:
+                torch.autograd.grad(value, at)
+        with pytest.raises(RuntimeError, match=r'no forward-mode derivative.*backend="reference"'):
+            torch.func.jvp(partial(loss, backend="chunked"), (at.detach(),), (torch.ones_like(at),))
+        (first,) = torch.autograd.grad(loss(at, backend="reference"), at, create_graph=True)
+        first.square().sum().backward()
+        assert at.grad is not None
+        _, tangent = torch.func.jvp(
+            partial(loss, backend="reference"), (at.detach(),), (torch.ones_like(at),)
+        )
+        torch.testing.assert_close(tangent, first.sum().detach().to(tangent.dtype))
+
+
+@pytest.mark.parametrize("backend", ["chunked", "cpu"])
+def test_a_compiled_loss_checks_the_ends_of_sequences_when_it_runs(backend: str) -> None:
+    inputs = [x[0].transpose(0, 1) for x in queries_and_keys(1, 2, 8, 3, 4, dtype=torch.float32)]
+
+    def loss(ends: Tensor) -> Tensor:
+        return attention_score_mse(*inputs, cu_seqlens=ends, mode="valid_pairs", backend=backend)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(torch.tensor([0, 3, 8])), loss(torch.tensor([0, 3, 8])))
+    with pytest.raises(ValueError, match=r"cu_seqlens is \[0, 3, 20\]"):
+        compiled(torch.tensor([0, 3, 20]))
 
 
 def test_all_layers_of_both_terms_are_one_node() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,16 @@ from loss_cases import plain_attention, ragged, random_states
 from torch import nn
 
 from edad_fast.errors import InputError
-from edad_fast.losses import DistillationLoss, HiddenStateMSE, MaskedLMHead, layer_map
+from edad_fast.losses import (
+    AttentionScoreMSE,
+    DistillationLoss,
+    HiddenStateMSE,
+    LogitKL,
+    MaskedLMHead,
+    RelationKL,
+    hidden_state_mse,
+    layer_map,
+)
 
 
 def captured(
@@ -137,6 +147,65 @@ def test_bad_distillation_options_are_explained(options: dict[str, Any], words: 
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DistillationLoss(6, 8, [(1, 2)], backend="nonsense", attention_weight=0.0), ["nonsense"]),
+        (lambda: DistillationLoss(6, 8, [(1, 2)], mode="valid"), ["'valid'", "valid_pairs"]),
+        (lambda: AttentionScoreMSE("pairs"), ["'pairs'", "valid_pairs"]),
+        (lambda: AttentionScoreMSE(head_match="nearest"), ["'nearest'", "regroup"]),
+        (lambda: AttentionScoreMSE(algorithm="quick"), ["'quick'", "linear"]),
+        (lambda: HiddenStateMSE("pairs"), ["'pairs'", "valid"]),
+        (lambda: HiddenStateMSE(backend="cpu"), ["'cpu'", "no code"]),
+        (lambda: RelationKL(0), ["relation_heads is 0"]),
+        (lambda: RelationKL(-8), ["relation_heads is -8"]),
+        (lambda: RelationKL(backend="cpu"), ["'cpu'", "no code"]),
+        (lambda: RelationKL()({"q": (torch.ones(3), torch.ones(3))}), ["q of the student is [3]"]),
+        (lambda: RelationKL()({"q": (torch.ones(1, 2, 3, 4), [1])}), ["q of the teacher is a list"]),
+        (lambda: RelationKL(5)({"q": (torch.ones(1, 2, 3, 4),) * 2}), ["8, must be a multiple of 5"]),
+        (lambda: RelationKL()((torch.ones(1, 2, 3, 4),) * 2), ["relations are a tuple", "a dict"]),
+        (lambda: HiddenStateMSE()(3, 3), ["teacher_hidden is a int"]),
+        (lambda: HiddenStateMSE()(torch.ones(2, 0), torch.ones(2, 0)), ["a width of 1"]),
+        (
+            lambda: MaskedLMHead()(torch.ones(2, 4), torch.tanh, None, None, *[torch.tensor([0])] * 2),
+            ["decoder_weight is a NoneType"],
+        ),
+        (lambda: LogitKL(0.0), ["temperature is 0.0"]),
+        (lambda: LogitKL(backend="fast"), ["'fast'"]),
+        (lambda: LogitKL()(torch.ones(2, 0), torch.ones(2, 0)), ["one class"]),
+        (lambda: LogitKL()(torch.ones(2, 3), (1.0,)), ["teacher_logits is a tuple"]),
+        (lambda: LogitKL()((1.0,), torch.ones(2, 3)), ["student_logits is a tuple"]),
+        (lambda: MaskedLMHead(backend="cuda"), ["'cuda'", "no code"]),
+        (lambda: MaskedLMHead(label_smoothing=2.0), ["label_smoothing is 2.0"]),
+        (lambda: MaskedLMHead(z_loss=-1.0), ["z_loss is -1.0"]),
+    ],
+)
+def test_what_a_module_cannot_do_is_said_at_once(make: Callable[[], Any], words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        make()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_term_of_scale_is_refused() -> None:
+    student = captured(2, 6, 2, 3, grad=False, seed=0)
+    with pytest.raises(ValueError, match=r"\['atention'\].*'attention'"):
+        DistillationLoss(6, 6, [(1, 1)]).double()(student, student, scale={"atention": 0.5})
+
+
+def test_modules_show_their_options() -> None:
+    shown = {
+        AttentionScoreMSE("valid_pairs"): "mode='valid_pairs', head_match='auto', backend='auto', algorithm",
+        HiddenStateMSE("valid"): "mode='valid', backend='auto'",
+        RelationKL(48, {"q": 2.0}): "relation_heads=48, weights={'q': 2.0}, backend='auto'",
+        LogitKL(2.0): "temperature=2.0, backend='auto'",
+        MaskedLMHead(z_loss=0.1): "backend='auto', label_smoothing=0.0, z_loss=0.1",
+        DistillationLoss(6, 8, [(1, 2)]): "pairs=[(1, 2)], hidden_weight=1.0, attention_weight=1.0",
+    }
+    for module, words in shown.items():
+        assert words in repr(module)
+
+
 def test_a_layer_that_was_not_captured_is_named() -> None:
     student = captured(2, 6, 2, 3, grad=False, seed=0)
     teacher = captured(4, 8, 2, 4, grad=False, seed=1)
@@ -154,6 +223,14 @@ def test_modules_call_what_they_say() -> None:
     torch.testing.assert_close(
         HiddenStateMSE(mode="valid")(hidden, teacher.requires_grad_(), weight, bias, mask),
         F.mse_loss(F.linear(hidden, weight, bias)[mask], teacher[mask]).detach(),
+    )
+    named = [HiddenStateMSE(x)(hidden, teacher, weight, bias, mask) for x in ("valid", "valid_pairs")]
+    assert torch.equal(*named)
+    assert torch.equal(
+        *(
+            hidden_state_mse(hidden, teacher, weight, bias, mask, mode=x, backend="reference")
+            for x in ("valid", "valid_pairs")
+        )
     )
     positions, labels = torch.tensor([3, 8]), torch.tensor([5, 0])
     torch.testing.assert_close(

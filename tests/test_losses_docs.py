@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "losses.md").read_text(encoding="utf-8")
@@ -17,7 +18,6 @@ FETCH = 'BertForMaskedLM.from_pretrained("bert-base-uncased")'
 def example(containing: str) -> str:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (found,) = [block for block in blocks if containing in block]
-    assert FETCH in found
     return found.replace(FETCH, "given_teacher").replace("hidden_size=312", "hidden_size=24, vocab_size=60")
 
 
@@ -40,8 +40,45 @@ def test_the_loop() -> None:
     assert all(torch.isfinite(x) for terms in logged for x in terms.values())
 
 
+def test_the_single_losses() -> None:
+    names: dict[str, Any] = {}
+    exec(example("relations ="), names)
+    torch.testing.assert_close(names["same"], names["scores"])
+    assert names["ends"].tolist() == [0, 7, 11]
+    logits = names["decoder"](names["transform"](names["student_hidden"]))
+    smoothed = F.cross_entropy(logits.mT, names["hf_labels"], label_smoothing=0.1)
+    normaliser = logits.logsumexp(-1)[names["hf_labels"] != -100].square().mean()
+    torch.testing.assert_close(names["masked_lm"], smoothed + 1e-4 * normaliser)
+    losses = [names[x] for x in ("scores", "same", "hidden", "relations", "predictions", "masked_lm")]
+    sum(losses).backward()
+    assert all(x.isfinite() for x in losses)
+
+
+@pytest.fixture
+def _accelerate() -> None:
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate (the extra `test`)")
+
+
+@pytest.mark.usefixtures("_accelerate")
+def test_accumulated_gradients_are_a_mean_with_labels_in_the_batch(tmp_path: Path) -> None:
+    row = {name: x[1] for name, x in rows(2).items()}
+    dataset = [{**row, "labels": row["input_ids"]}] * 4
+    code = example("Trainer").replace("vocab_size=60", "vocab_size=60, hidden_dropout_prob=0.0")
+    code = code.replace("vocab_size=60", "vocab_size=60, attention_probs_dropout_prob=0.0")
+    common = 'max_steps=1, report_to="none", use_cpu=True, optim="sgd", learning_rate=0.1, max_grad_norm=0.0'
+    given, results = teacher(), []
+    for steps, rows_at_once in ((1, 4), (4, 1)):
+        batches = f"gradient_accumulation_steps={steps}, per_device_train_batch_size={rows_at_once}"
+        names: dict[str, Any] = {"given_teacher": given, "dataset": dataset}
+        torch.manual_seed(0)
+        text = code.replace("max_steps=1000", f"{common}, {batches}")
+        exec(text.replace('"runs/trainer"', repr(str(tmp_path))), names)
+        results.append(names["student"].distillation.fit_dense.weight.detach())
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.usefixtures("_accelerate")
 def test_the_trainer(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
     batch = rows(4)
     dataset = [{name: x[i] for name, x in batch.items()} for i in range(4)]
     code = example("Trainer").replace("max_steps=1000", 'max_steps=2, report_to="none", use_cpu=True')

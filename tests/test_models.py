@@ -12,7 +12,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny import tiny_config, tiny_corpus, tiny_teacher
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from edad_fast.batches import BatchStream, build_shards
 from edad_fast.batches.loader import _sequences
@@ -347,3 +354,9 @@ def test_attention_over_sequences_is_that_behind_the_mask(
         found.append([output.last_hidden, *output.queries, *gradients])
     for masked, laid_out in zip(*found, strict=True):
         torch.testing.assert_close(laid_out, masked)
+
+
+def test_a_model_that_is_no_bert_is_named() -> None:
+    config = RobertaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(InputError, match=r"RobertaForMaskedLM is no BERT: .*`model\.bert`"):
+        encode(RobertaForMaskedLM(config), torch.ones(1, 3, dtype=torch.long))

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edad_fast.kernels import AttentionTerm, distillation, match_heads
+from edad_fast.kernels import (
+    ALGORITHMS,
+    ATTENTION_MODES,
+    BACKENDS,
+    HEAD_MATCHES,
+    AttentionTerm,
+    distillation,
+    match_heads,
+)
+from edad_fast.kernels.checks import check_choice, check_tensor, constant
 
 Tensors = Tensor | Sequence[Tensor]
 
@@ -24,6 +33,9 @@ class AttentionScoreMSE(nn.Module):
             "mean", "regroup", or a list giving the teacher's head for each head of the student.
         backend, algorithm: as for `attention_score_mse`; "auto" chooses.
 
+    Raises:
+        ValueError: an unknown mode, match, backend or algorithm.
+
     Attributes:
         applied: what the last call did about the heads, such as "equal: 12 heads"; "" before the first.
     """
@@ -36,11 +48,23 @@ class AttentionScoreMSE(nn.Module):
         algorithm: str = "auto",
     ) -> None:
         super().__init__()
+        check_choice("mode", mode, ATTENTION_MODES)
+        check_choice("backend", backend, BACKENDS)
+        check_choice("algorithm", algorithm, ALGORITHMS)
+        if isinstance(head_match, str):
+            check_choice("head_match", head_match, HEAD_MATCHES)
         self.mode = mode
         self.head_match = head_match
         self.backend = backend
         self.algorithm = algorithm
         self.applied = ""
+
+    def extra_repr(self) -> str:
+        """The options, for print()."""
+        return (
+            f"mode={self.mode!r}, head_match={self.head_match!r}, backend={self.backend!r}, "
+            f"algorithm={self.algorithm!r}"
+        )
 
     def forward(
         self,
@@ -89,9 +113,11 @@ class AttentionScoreMSE(nn.Module):
             raise ValueError(f"layers given: {lengths}; the same number of queries and keys is needed")
         matched = []
         for sq, sk, tq, tk in zip(student_q, student_k, teacher_q, teacher_k, strict=True):
+            check_tensor("student_q", sq)
+            check_tensor("student_k", sk)
             q, k, t, u = (
                 x.transpose(0, 1).unsqueeze(0) if cu_seqlens is not None and x.dim() == 3 else x
-                for x in (sq, sk, tq.detach(), tk.detach())
+                for x in (sq, sk, constant("teacher_q", tq), constant("teacher_k", tk))
             )
             matched.append(match_heads(q, k, t, u, self.head_match))
         if matched:

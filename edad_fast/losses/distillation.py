@@ -68,6 +68,7 @@ class DistillationLoss(nn.Module):
 
     Raises:
         InputError: no pairs, a negative or non-finite weight, or both weights 0.
+        ValueError: an unknown mode, match or backend.
     """
 
     def __init__(
@@ -107,6 +108,13 @@ class DistillationLoss(nn.Module):
                 _fit_dense(student_width, teacher_width) for _ in self.hidden_pairs
             )
 
+    def extra_repr(self) -> str:
+        """The options, for print()."""
+        return (
+            f"pairs={list(self.pairs)}, hidden_weight={self.hidden_weight}, "
+            f"attention_weight={self.attention_weight}"
+        )
+
     @property
     def applied(self) -> str:
         """What the last call did about the heads; see `AttentionScoreMSE.applied`."""
@@ -129,8 +137,10 @@ class DistillationLoss(nn.Module):
                 micro-batch's part of its optimiser step; they are in `terms` and `layers` too.
 
         Raises:
-            ValueError: shapes that do not fit, or a layer of the map that was not captured.
+            ValueError: shapes that do not fit, a layer of the map that was not captured, or an unknown term.
         """
+        if unknown := sorted(set(scale or {}) - {"hidden", "attention"}):
+            raise ValueError(f"scale names {unknown}: the terms are 'hidden' and 'attention'")
         factors = {name: (scale or {}).get(name, 1.0) for name in ("hidden", "attention")}
         hidden = attention = None
         if self.fit_dense is not None:

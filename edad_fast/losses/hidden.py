@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edad_fast.kernels import hidden_state_mse
+from edad_fast.kernels import HIDDEN_MODES, hidden_state_mse
+from edad_fast.kernels.checks import check_choice, constant
+from edad_fast.kernels.choice import check_hidden_backend
 
 Tensors = Tensor | Sequence[Tensor]
 
@@ -18,14 +20,24 @@ class HiddenStateMSE(nn.Module):
     belongs to the caller, so that several layers may share one. The teacher is a constant: it is detached.
 
     Args:
-        mode: "tinybert" (mean over all positions, padding too, as published) or "valid" (over tokens).
+        mode: "tinybert" (mean over all positions, padding too, as published) or "valid", by its other name
+            "valid_pairs" (over tokens).
         backend: as for `hidden_state_mse`; "auto" chooses.
+
+    Raises:
+        ValueError: an unknown mode, or a backend without code for this loss.
     """
 
     def __init__(self, mode: str = "tinybert", backend: str = "auto") -> None:
         super().__init__()
+        check_choice("mode", mode, HIDDEN_MODES)
+        check_hidden_backend(backend)
         self.mode = mode
         self.backend = backend
+
+    def extra_repr(self) -> str:
+        """The options, for print()."""
+        return f"mode={self.mode!r}, backend={self.backend!r}"
 
     def forward(
         self,
@@ -45,11 +57,8 @@ class HiddenStateMSE(nn.Module):
         Raises:
             ValueError: shapes, dtypes or options that do not fit.
         """
-        constant = (
-            teacher_hidden.detach()
-            if isinstance(teacher_hidden, Tensor)
-            else [x.detach() for x in teacher_hidden]
-        )
+        states = teacher_hidden if isinstance(teacher_hidden, Sequence) else [teacher_hidden]
+        target = [constant("teacher_hidden", x) for x in states]
         return hidden_state_mse(
-            student_hidden, constant, weight, bias, mask, mode=self.mode, backend=self.backend
+            student_hidden, target, weight, bias, mask, mode=self.mode, backend=self.backend
         )

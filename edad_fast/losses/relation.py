@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from edad_fast.kernels import regroup_heads, relation_kl
+from edad_fast.kernels.checks import check_tensor
+from edad_fast.kernels.choice import check_output_backend
 
 
 class RelationKL(nn.Module):
@@ -20,6 +22,9 @@ class RelationKL(nn.Module):
         relation_heads: A_r of the paper (48 for a base-sized teacher); None: the teacher's number of heads.
         weights: of the kinds of relations; 1 for those not named.
         backend: as for `relation_kl`; "auto" chooses.
+
+    Raises:
+        ValueError: fewer than one relation head, or a backend without code for this loss.
     """
 
     def __init__(
@@ -29,9 +34,16 @@ class RelationKL(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_output_backend(backend, "relation")
+        if relation_heads is not None and relation_heads < 1:
+            raise ValueError(f"relation_heads is {relation_heads}: 1 or above, or None, is needed")
         self.relation_heads = relation_heads
         self.weights = dict(weights or {})
         self.backend = backend
+
+    def extra_repr(self) -> str:
+        """The options, for print()."""
+        return f"relation_heads={self.relation_heads}, weights={self.weights}, backend={self.backend!r}"
 
     def forward(
         self, pairs: Mapping[str, tuple[Tensor, Tensor]], segment_ids: Tensor | None = None
@@ -45,18 +57,30 @@ class RelationKL(nn.Module):
         Raises:
             ValueError: no pairs, unknown weights, or shapes that do not fit.
         """
+        if not isinstance(pairs, Mapping):
+            raise ValueError(
+                f"relations are a {type(pairs).__name__}: a dict is needed, such as "
+                '{"query": (student, teacher)}'
+            )
         if not pairs:
             raise ValueError("no relations given: pass at least one pair of student's and teacher's vectors")
         if unknown := sorted(set(self.weights) - set(pairs)):
             raise ValueError(f"weights name {unknown}, the relations given are {sorted(pairs)}")
         losses = []
         for kind, (student, teacher) in pairs.items():
+            for name, x in (("student", student), ("teacher", teacher)):
+                check_tensor(f"{kind} of the {name}", x)
+                if x.dim() != 4 or not x.shape[1] * x.shape[3]:
+                    raise ValueError(
+                        f"{kind} of the {name} is {list(x.shape)}: [batch, heads, length, head width] "
+                        "is needed"
+                    )
             heads = self.relation_heads or teacher.shape[1]
             for name, x in (("student", student), ("teacher", teacher)):
-                if x.dim() != 4 or x.shape[1] * x.shape[3] % heads:
+                if x.shape[1] * x.shape[3] % heads:
                     raise ValueError(
-                        f"{kind} of the {name} is {list(x.shape)}: [batch, heads, length, head width] is "
-                        f"needed, its width in all a multiple of {heads} relation heads"
+                        f"{kind} of the {name} is {list(x.shape)}: heads times head width, "
+                        f"{x.shape[1] * x.shape[3]}, must be a multiple of {heads} relation heads"
                     )
             loss = relation_kl(
                 regroup_heads(student, heads),

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.bert.modeling_bert import BertLayer
 
+from ..errors import InputError
 from .cpu_attention import half_attention
 from .exbert import original_layer
 from .varlen_attention import varlen_attention
@@ -143,9 +144,15 @@ def encode(
             attention_mask); dropout of the attention must be 0.
 
     Raises:
+        InputError: a model that is no BERT.
         ValueError: a mask of another shape, or `finish` with layers that have no such place to stop.
     """
     encoder: Any = getattr(model, "bert", model)
+    if not hasattr(encoder, "encoder"):
+        raise InputError(
+            f"{type(model).__name__} is no BERT: give a BertModel, or a model whose encoder is one as "
+            "`model.bert`; of other models give the losses hidden states, queries and keys yourself"
+        )
     layers = encoder.encoder.layer[:depth]
     all_layers = range(1, len(layers) + 1)
     if not finish and not can_stop_early(model):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common import gradient_like
+from ..common import gradient_like, narrow_segments
 
 NAME = "_losses_cpu.so"
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -117,7 +117,7 @@ def attention_terms(
     if cu_seqlens is not None:
         starts = cu_seqlens.to(torch.int32).contiguous()
         batch = starts.shape[0] - 1
-    ids = None if segments is None else segments.to(torch.int32).contiguous()
+    ids = None if segments is None else narrow_segments(segments)
     gradients = [
         gradient_like(x, cu_seqlens is not None) if want else torch.empty(0)
         for want, x in ((want_q, student_q), (want_k, student_k))

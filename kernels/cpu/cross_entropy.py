@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import logit_chunks
+from ..checks import check_indices
 from . import library
 
 # Bytes of the logits held at a time.
@@ -33,10 +34,7 @@ def cross_entropy_terms(
     Raises:
         ValueError: a label that is no class. RuntimeError: the library is missing, or memory ran out.
     """
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < weight.shape[0]:
-        raise ValueError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}: 0 to {weight.shape[0] - 1} is needed"
-        )
+    check_indices("labels", labels, weight.shape[0])
     loaded = library()
     if loaded is None:
         raise RuntimeError("the C++ losses for CPUs were not built")

@@ -92,8 +92,11 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
   const int head = static_cast<int>(blockIdx.x) / tiles % x.heads;
   const int sequence = static_cast<int>(blockIdx.x) / tiles / x.heads;
   const long long batch = x.cu_seqlens ? 0 : sequence;
-  const long long start = x.cu_seqlens ? x.cu_seqlens[sequence] : 0;
-  const int length = x.cu_seqlens ? static_cast<int>(x.cu_seqlens[sequence + 1] - start) : x.length;
+  // Whatever cu_seqlens holds, rows lie within [0, x.length).
+  const int first_row = x.cu_seqlens ? min(max(x.cu_seqlens[sequence], 0), x.length) : 0;
+  const int length =
+      x.cu_seqlens ? min(max(x.cu_seqlens[sequence + 1], first_row), x.length) - first_row : x.length;
+  const long long start = first_row;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int row = tile * ROWS + warp * 16;
   const int* const segments = x.segments ? x.segments + batch * x.length : nullptr;

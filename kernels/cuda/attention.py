@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..common import dense_rows, gradient_like
+from ..common import dense_rows, gradient_like, narrow_segments
 from . import MAX_LAYERS, aligned, alike, call, launch
 
 
@@ -77,7 +77,7 @@ def attention_terms(
     ]
     tiles = -(-longest // call("rows"))
     sums = torch.zeros((layers, max(1, sequences * heads * tiles)), dtype=torch.float32, device=device)
-    ids = None if segments is None else segments.to(torch.int32).contiguous()
+    ids = None if segments is None else narrow_segments(segments)
     starts = None if cu_seqlens is None else cu_seqlens.to(torch.int32).contiguous()
     if sequences * heads * tiles:
         for start, end in alike(*lists):

@@ -66,11 +66,11 @@ def _counted(queries, keys, TINYBERT: tl.constexpr):
 
 @triton.jit
 def _place(sequences, b, LENGTHS: tl.constexpr, length):
-    """(batch index, first position, length) of sequence b."""
+    """(batch index, first position, length) of sequence b, within [0, length) whatever `sequences` holds."""
     batch, start = b, 0
     if LENGTHS:
-        start = tl.load(sequences + b)
-        length = tl.load(sequences + b + 1) - start
+        start = tl.minimum(tl.maximum(tl.load(sequences + b), 0), length)
+        length = tl.minimum(tl.maximum(tl.load(sequences + b + 1), start), length) - start
         batch = 0
     return tl.cast(batch, tl.int64), tl.cast(start, tl.int64), length
 
