@@ -25,7 +25,8 @@ def main_guard(body: Callable[[], None]) -> int:
             print(stop, file=sys.stderr)
         return stop.exit_status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if is_main_process():
+            print("interrupted", file=sys.stderr)
         return 130
     except ToldByMain:
         return 2

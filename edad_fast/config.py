@@ -195,7 +195,8 @@ class TrainConfig:
     evaluation_tokens: int = _option(65536, "held-out tokens for the MLM loss before and after", "run")
     profile: bool = _option(
         False,
-        "profile one step of each stage: operators, loader wait, share of peak; profile-STAGE.md",
+        "profile one step of each stage of 10 steps or more: operators, loader wait, share of peak; "
+        "profile-STAGE.md",
         "run",
     )
     tensorboard: bool = _option(False, "also write TensorBoard events (extra: tensorboard)", "run")
@@ -267,6 +268,11 @@ def validate(config: TrainConfig) -> None:
         )
     if config.distributed == "fsdp" and config.frozen_teacher == "bf16":
         raise InputError("--frozen_teacher bf16 needs --distributed ddp (fsdp shards the fp32 weights)")
+    if config.frozen_teacher == "bf16" and config.method == "edad":
+        raise InputError(
+            "--frozen_teacher bf16 is for stages that do not train the teacher; --method edad has none, so "
+            "leave it out (--precision bf16 computes in bf16)"
+        )
     if config.attention == "varlen" and (config.dropout or config.precision == "fp32"):
         raise InputError("--attention varlen computes in bf16 and without dropout; use sdpa, or --dropout 0")
     if config.alpha is not None and config.schedule != "constant":

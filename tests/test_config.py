@@ -55,6 +55,7 @@ def test_automatic_vocabulary_size() -> None:
         (["--vocab_size", "9", "--vocab", "v.txt"], r"not both"),
         (["--resume", "--overwrite"], r"give one of them"),
         (["--distributed", "fsdp", "--frozen_teacher", "bf16"], r"--frozen_teacher bf16 needs"),
+        (["--frozen_teacher", "bf16"], r"--method edad has none, so leave it out"),
         (["--process_timeout", "0"], r"--process_timeout is 0.0; it must be positive"),
         (["--alpha", "1.5"], r"--alpha is 1.5; it must lie between 0 and 1"),
         (["--alpha", "0.3"], r"--alpha 0.3 goes with --schedule constant"),

@@ -114,6 +114,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
     pair.toy("poison", poison={2: 3})
     pair.toy("other", "ddp", steps=[6, 5])
     pair.train("missing", corpus="no/such/file.txt")
+    pair.train("small", batch_tokens=32)
     process = pair.start()
     try:
         assert toy_training.attempt(pair.folder / "one", dict(PLAIN)) == 0
@@ -172,10 +173,13 @@ def test_device_seconds_count_both_processes(together: Together) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_one_process_goes_on_where_two_stopped(together: Together, strategy: str) -> None:
+def test_one_process_goes_on_where_two_stopped(
+    together: Together, strategy: str, caplog: pytest.LogCaptureFixture
+) -> None:
     name = f"shrunk-{strategy}"
     assert together.results[name][0] == [128 + signal.SIGTERM] * 2
     assert toy_training.attempt(together.folder / name, dict(PLAIN)) == 0
+    assert "(saved by 2 processes, now 1)" in caplog.text
     assert_same_weights(together.result(name), together.result("one"))
     assert_same_metrics(together.folder / name, together.folder / "one")
 
@@ -219,7 +223,12 @@ def test_a_bad_row_of_one_process_stops_both_and_is_named_once(together: Togethe
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("other", "steps was 4, now 5"), ("missing", "no file matches")]
+    ("name", "message"),
+    [
+        ("other", "steps was 4, now 5"),
+        ("missing", "no file matches"),
+        ("small", "--batch_tokens 32 gives a step 1 sequence(s) of --seq_len 32, too few for 2 process(es)"),
+    ],
 )
 def test_errors_of_the_input_are_told_once(together: Together, name: str, message: str) -> None:
     statuses, texts = together.results[name]
@@ -244,6 +253,41 @@ def test_a_killed_process_ends_the_job_with_a_message_and_one_process_finishes_i
     assert toy_training.attempt(tmp_path, dict(PLAIN)) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert_same_weights(result, together.result("one"))
+
+
+PREPARING = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from edad_fast import train
+from edad_fast.methods import run
+begun = Path(sys.argv[1])
+def work(*arguments, **options):
+    begun.touch()
+    time.sleep(100)
+def die():
+    while not begun.exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+run.load_data = work
+if os.environ["RANK"] == "1":
+    threading.Thread(target=die).start()
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+def test_a_process_killed_during_the_preparation_ends_the_job_with_a_message(
+    together: Together, tmp_path: Path
+) -> None:
+    (tmp_path / "preparing.py").write_text(PREPARING)
+    arguments = [str(tmp_path / "begun"), *together.arguments("killed")]
+    port = str(free_ports(1)[0])
+    process = start([*TORCHRUN, "--master_port", port, str(tmp_path / "preparing.py"), *arguments])
+    try:
+        _, errors = process.communicate(timeout=90)
+    finally:
+        process.terminate()
+    assert process.returncode != 0
+    assert "stopped by SIGTERM while preparing; run the same command again" in errors
 
 
 def test_a_process_that_hangs_ends_the_job_after_the_timeout(tmp_path: Path) -> None:

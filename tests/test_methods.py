@@ -251,6 +251,14 @@ def test_compiled_encoders_give_the_same_gradients(kit: Kit, monkeypatch: pytest
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
+def test_compiling_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
+    adapt._compiled_encode.cache_clear()
+    with caplog.at_level("INFO", "edad_fast"):
+        assert adapt._compiled_encode() is adapt._compiled_encode()
+    adapt._compiled_encode.cache_clear()
+    assert caplog.text.count("compiling the encoders: the first steps are slow") == 1
+
+
 def test_a_frozen_teacher_in_bf16_is_a_copy(kit: Kit) -> None:
     plain = kit.stage(method="general_distillation")
     rounded = kit.stage(method="general_distillation", frozen_teacher="bf16")

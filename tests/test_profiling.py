@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
+import torch
 from toy_runs import arguments_of, metrics_of, write_inputs
 
 from edad_fast import train
+from edad_fast.config import TrainConfig
 from edad_fast.training.profiling import StepProfiler
 
 
@@ -32,8 +35,30 @@ def test_a_profiled_run_learns_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     assert losses[0] == losses[1]
 
 
-def test_a_stage_too_short_for_a_profile_runs_without(tmp_path: Path) -> None:
+def test_a_stage_too_short_for_a_profile_runs_without_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     inputs = write_inputs(tmp_path / "inputs")
     arguments = arguments_of(inputs, tmp_path / "short", max_steps=StepProfiler.steps - 1)
     assert train.main([*arguments, "--profile"]) == 0
     assert not list((tmp_path / "short").glob("profile*"))
+    needed = (
+        f"stage edad has {StepProfiler.steps - 1} step(s) to go, and a profile needs {StepProfiler.steps}"
+    )
+    assert needed in caplog.text
+    (option,) = [field for field in dataclasses.fields(TrainConfig) if field.name == "profile"]
+    assert f"of {StepProfiler.steps} steps or more" in option.metadata["help"]
+
+
+@pytest.mark.parametrize(("processes", "whose"), [(1, ""), (2, " (process 0 of 2)")])
+def test_the_figures_of_several_processes_are_those_of_process_0(
+    tmp_path: Path, processes: int, whose: str
+) -> None:
+    left = torch.ones(64, 64)
+    profiler = StepProfiler("edad", torch.device("cpu"), torch.float32, tmp_path, processes)
+    for _ in range(StepProfiler.steps):
+        profiler.load(lambda: None)
+        profiler.step(lambda: left @ left)
+    text = (tmp_path / "profile-edad.md").read_text(encoding="utf-8")
+    for line in ("# One step of stage edad{}\n", "attention{} |", "| TFLOP/s{} |"):
+        assert line.format(whose) in text

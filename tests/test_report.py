@@ -127,6 +127,12 @@ def test_summary_table_shows_what_the_run_made():
     assert "bio" not in table
 
 
+def test_several_processes_are_named_beside_the_device():
+    for devices, shown in ((1, "EPYC, 2 threads"), (3, "EPYC, 2 threads, 3 processes")):
+        lines = summary_table({**REPORT, "devices": devices}).splitlines()
+        assert [line.split(None, 1)[1] for line in lines if line.startswith("device ")][-1] == shown
+
+
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_model_card(role):
     card = model_card(REPORT, role=role)

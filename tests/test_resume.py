@@ -122,6 +122,13 @@ def test_resume_after_a_stage_restores_its_models_and_calls_on_stage_end_again(t
     assert all((value == run.weights()[name]).all() for name, value in whole.weights().items())
 
 
+def test_a_resume_says_from_where(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stopped_run(tmp_path, "first")
+    with caplog.at_level("INFO", "edad_fast"):
+        train(tmp_path, ToyRun(), resume=True)
+    assert "resuming from stage0-step00000011 (saved by 1 process, now 1)" in caplog.text
+
+
 def test_resume_of_a_finished_run_trains_nothing_and_gives_the_same_result(tmp_path: Path) -> None:
     run = ToyRun()
     ledger = train(tmp_path, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -16,7 +17,9 @@ from toy_runs import arguments_of, write_inputs
 from edad_fast import shards, train, vocab
 from edad_fast.corpus import files_of_shard
 from edad_fast.errors import InputError
+from edad_fast.vocabulary import WordCounts
 from edad_fast.vocabulary.command import build_parser
+from edad_fast.vocabulary.parts import Part
 
 FILES = 5
 
@@ -121,6 +124,70 @@ def test_counts_of_parts_add_up(inputs: Path, tmp_path: Path, number: int) -> No
     merge = ["--base", str(inputs / "teacher"), "--counts", str(tmp_path / "*.counts"), "--save_counts"]
     assert vocab.main([*merge, str(tmp_path / "merged")]) == 0
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tables(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """I-N.counts: part I of N of the five files, for N of 2 and 4; whole.counts; and one of other files."""
+    out = tmp_path_factory.mktemp("tables")
+    count = ["--base", str(inputs / "teacher"), "--corpus", str(inputs / "part?.txt"), "--save_counts"]
+    for number in (2, 4):
+        for part in range(number):
+            shard = ["--num_shards", str(number), "--shard_id", str(part)]
+            assert vocab.main([*count, str(out / f"{part}-{number}.counts"), *shard]) == 0
+    assert vocab.main([*count, str(out / "whole.counts")]) == 0
+    count[3] = str(inputs / "part[0134].txt")
+    assert vocab.main([*count, str(out / "other.counts"), "--num_shards", "4", "--shard_id", "3"]) == 0
+    return out
+
+
+def merged(inputs: Path, names: str, tables: Path, out: Path) -> int:
+    named = [str(tables / f"{name}.counts") for name in names.split()]
+    return vocab.main(
+        ["--base", str(inputs / "teacher"), "--counts", *named, "--save_counts", str(out / "all")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("0-4 1-4 3-4", "0-4.counts is part 0 of 4 of a corpus, but part 2 is missing; count with --num"),
+        ("3-4", "3-4.counts is part 3 of 4 of a corpus, but 3 parts (0, 1, 2) are missing"),
+        ("0-2 1-2 2-4", "of the same corpus: words would be counted twice; name the tables of 2 parts"),
+        ("0-2 1-2 copy", "1-2.counts and {out}/copy.counts are both part 1 of 2"),
+        ("0-4 1-4 2-4 other", "0-4.counts (part 0 of 4) and"),
+        ("whole 1-2", "1-2.counts is part 1 of 2 of a corpus, but part 0 is missing"),
+    ],
+)
+def test_counts_of_parts_that_do_not_make_a_whole_are_refused(
+    inputs: Path, tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: str, message: str
+) -> None:
+    shutil.copy(tables / "1-2.counts", tables / "copy.counts")
+    capsys.readouterr()
+    assert merged(inputs, names, tables, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message.format(out=tables) in error
+    assert not (tmp_path / "all").exists()
+
+
+def test_tables_without_parts_add_up_and_one_may_join_a_whole_corpus(
+    inputs: Path, tables: Path, tmp_path: Path
+) -> None:
+    assert merged(inputs, "whole 0-2 1-2", tables, tmp_path) == 0
+    counts = [WordCounts.load(path) for path in (tmp_path / "all", tables / "whole.counts")]
+    assert counts[0].total_words == 2 * counts[1].total_words
+    assert counts[0].part is None
+
+
+def test_a_part_remembers_what_it_is(inputs: Path, tables: Path, tmp_path: Path) -> None:
+    files = sorted(inputs.glob("part?.txt"))
+    part = WordCounts.load(tables / "1-4.counts").part
+    assert part == Part.of_files(files, 4, 1)
+    copied = [Path(shutil.copy(file, tmp_path)) for file in files]
+    assert Part.of_files(copied, 4, 1) == part
+    copied[0].write_text("longer now")
+    assert Part.of_files(copied, 4, 1) != part
+    assert pickle.loads(pickle.dumps(WordCounts.load(tables / "1-4.counts"))).part == part
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_student, tiny_teacher
 from toy_runs import arguments_of, metrics_of, write_inputs
 
 from edad_fast import train
+from edad_fast.errors import InputError
+from edad_fast.methods import run as run_module
+from edad_fast.methods.output_dir import check_output_dir
+from edad_fast.methods.preflight import preflight
+from edad_fast.options import parse_config
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +125,79 @@ def test_bad_input_is_explained(
 def test_missing_inputs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--max_steps", "1"]) == 2
     assert "--teacher is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "function", "calls", "message"),
+    [
+        (signal.SIGTERM, "load_data", 1, "preparing; run the same command again"),
+        (signal.SIGINT, "masked_lm_loss_on", 1, "preparing; run the same command again"),
+        (
+            *(signal.SIGTERM, "masked_lm_loss_on", 3),
+            "saving the results; give the same command with --resume to go on",
+        ),
+    ],
+)
+def test_a_signal_outside_training_is_answered_with_the_way_out(
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    function: str,
+    calls: int,
+    message: str,
+) -> None:
+    work, seen = getattr(run_module, function), []
+    before = signal.getsignal(number)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        seen.append(function)
+        if len(seen) == calls:
+            os.kill(os.getpid(), number)
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(run_module, function, interrupted)
+    assert train.main(arguments_of(inputs, tmp_path / "run", max_steps=1)) == 128 + number
+    assert f"stopped by {number.name} while {message}\n" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        (".vocabulary.tmp-123", True),
+        (".vocabulary.old-123", True),
+        (".config.yaml.tmp-123", True),
+        (".preparing", True),
+        (".notes.tmp-123", False),
+        ("vocabulary.tmp-123", False),
+    ],
+)
+def test_what_a_killed_preparation_leaves_does_not_bar_the_next(
+    tmp_path: Path, name: str, accepted: bool
+) -> None:
+    (tmp_path / name).mkdir()
+    config = parse_config(["--output_dir", str(tmp_path)])
+    if accepted:
+        assert check_output_dir(config) == tmp_path
+    else:
+        with pytest.raises(InputError, match="is not empty and holds no run"):
+            check_output_dir(config)
+
+
+def test_a_batch_too_small_for_the_processes_is_refused_at_the_start() -> None:
+    options = ["--teacher", "none", "--corpus", "none", "--seq_len", "32", "--accumulation_steps", "2"]
+    message = r"--batch_tokens 64 gives a step 2 sequence.s. of --seq_len 32, too few.*--batch_tokens 128"
+    with pytest.raises(InputError, match=message):
+        preflight(parse_config([*options, "--batch_tokens", "64"]), processes=2)
+
+
+def test_fsdp_in_one_process_is_said_to_do_nothing(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train.main([*arguments_of(inputs, tmp_path / "run", distributed="fsdp"), "--dry_run"]) == 0
+    assert "--distributed fsdp shards nothing in one process" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_shows_its_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,8 @@ from ..batches import Batch
 from ..losses import MaskedLMHead, next_sentence_loss
 from ..models import EncoderOutput, can_stop_early, encode, feed_forward
 from ..training import LossTerms, ParameterGroup
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def _compiled_encode() -> Callable[..., EncoderOutput]:
     # One graph for each model, shape and use; past dynamo's limit for one function it would go on uncompiled.
     name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(torch._dynamo.config, name, max(64, getattr(torch._dynamo.config, name)))
+    logger.info("compiling the encoders: the first steps are slow")
     return torch.compile(encode, dynamic=False)
 
 

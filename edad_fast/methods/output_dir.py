@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Reused when their fingerprints fit; they hold no result.
 _PREPARATION = {"vocabulary", "shards"}
+# What a killed process may leave behind before it has a config.yaml, see `edad_fast.files`.
+_LEFT_OVER = re.compile(r"\.preparing|\.(vocabulary|shards|config\.yaml)\.(tmp|old)-\d+")
 _RESULTS = (
     *("student", "teacher", "checkpoints", "tensorboard", "plots"),
     *("metrics.jsonl", "report.json", "report.md", "config.yaml"),
@@ -41,7 +44,8 @@ def check_output_dir(config: TrainConfig) -> Path:
         raise InputError(f"{folder}: is a file; give a folder as --output_dir")
     file = folder / "config.yaml"
     if not file.is_file():
-        if folder.exists() and {entry.name for entry in folder.iterdir()} - _PREPARATION:
+        names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+        if any(not _LEFT_OVER.fullmatch(name) for name in names - _PREPARATION):
             raise InputError(
                 f"{folder}: is not empty and holds no run of this program; give another --output_dir"
             )

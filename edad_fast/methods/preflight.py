@@ -18,8 +18,11 @@ from ..vocabulary import load_tokenizer, vocabulary_of
 from .stages import alpha_schedule, head_match
 
 
-def preflight(config: TrainConfig) -> None:
+def preflight(config: TrainConfig, processes: int = 1) -> None:
     """Check all that can be checked without reading the corpus or the weights.
+
+    Args:
+        processes: that train together.
 
     Raises:
         InputError: naming the option, file or value and the way out.
@@ -27,6 +30,8 @@ def preflight(config: TrainConfig) -> None:
     for name in ("teacher", "corpus"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing (without any argument the program runs the demo)")
+    if config.batch_tokens is not None:
+        check_rows(config, config.batch_tokens // config.seq_len, processes)
     expand_globs(config.corpus)
     if config.validation:
         expand_globs(config.validation)
@@ -64,6 +69,23 @@ def preflight(config: TrainConfig) -> None:
     layer_map(config.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     _check_heads(config, student, teacher)
     alpha_schedule(config)
+
+
+def check_rows(config: TrainConfig, rows: int, processes: int) -> None:
+    """Check that a step of `rows` sequences has one for every micro-batch of every process.
+
+    Raises:
+        InputError: it has not.
+    """
+    needed = config.accumulation_steps * processes
+    if rows >= needed:
+        return
+    given = "" if config.batch_tokens is None else f" {config.batch_tokens}"
+    raise InputError(
+        f"--batch_tokens{given} gives a step {rows} sequence(s) of --seq_len {config.seq_len}, too few for "
+        f"{processes} process(es) with {config.accumulation_steps} micro-batch(es) each; give at least "
+        f"--batch_tokens {needed * config.seq_len}"
+    )
 
 
 def _check_student_vocabulary(config: TrainConfig, general: list[str]) -> None:

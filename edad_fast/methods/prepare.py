@@ -45,6 +45,7 @@ from ..vocabulary import (
 )
 from ..vocabulary.report_files import write_vocabulary_report
 from ..vocabulary.summary import describe
+from .preflight import check_rows
 from .stages import LoadedStream
 
 logger = logging.getLogger(__name__)
@@ -306,6 +307,7 @@ def train_stream(
 ) -> LoadedStream:
     """Batches of the corpus, or this process's part of them; `mlm_probability` 0 leaves the text as it is."""
     world = world or World()
+    check_rows(config, rows, world.size)
     stream = BatchStream.for_tokenizer(
         data.tokenizer,
         data.shards,

@@ -29,6 +29,7 @@ from ..training import (
     World,
     join,
     local_device,
+    stop_at_once,
 )
 from ..vocabulary import save_tokenizer
 from .adapt import Execution
@@ -67,7 +68,17 @@ def run(config: TrainConfig) -> dict[str, Any]:
     device = local_device(resolve_device(config.device))
     precision = resolve_precision(config.precision, device)
     with join(device, config.process_timeout) as world:
-        prepared = world.on_main(lambda: _prepare(config, world, device))
+        if config.distributed == "fsdp" and world.size == 1:
+            logger.warning(
+                "--distributed fsdp shards nothing in one process; torchrun starts several "
+                "(docs/many_devices.md)"
+            )
+
+        def prepare() -> tuple[Data, Ingredients]:
+            with stop_at_once("preparing", "run the same command again", ends=world.size > 1):
+                return _prepare(config, world, device)
+
+        prepared = world.on_main(prepare)
         if config.dry_run:
             table = "" if prepared is None else dry_run_table(prepared[1], precision)
             return {"dry_run": config.to_yaml() + table} if world.main else {}
@@ -81,7 +92,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
 def _prepare(config: TrainConfig, world: World, device: torch.device) -> tuple[Data, Ingredients]:
     """Make vocabulary, shards and models; then, but for a dry run, the output folder is this run's."""
     output_dir = check_output_dir(config)
-    preflight(config)
+    preflight(config, world.size)
     with staging_dir(config, output_dir) as folder:
         data = load_data(config, folder, rebuild=not (config.resume and has_results(output_dir)))
         parts = _ingredients(config, data, world, device)
@@ -131,7 +142,12 @@ def _train(
         "student": parts.student,
     }
     measure = _held_out_loss(config, data, models, device, precision)
-    before = world.on_main(measure)
+
+    def start() -> dict[str, float]:
+        with stop_at_once("preparing", "run the same command again", ends=world.size > 1):
+            return measure()
+
+    before = world.on_main(start)
     settings = TrainerSettings(
         warmup_fraction=config.warmup_fraction,
         weight_decay=config.weight_decay,
@@ -156,6 +172,12 @@ def _train(
         raise InputError(f"{error} Their text is in {file}.") from error
 
     def finish() -> dict[str, Any]:
+        with stop_at_once(
+            "saving the results", "give the same command with --resume to go on", ends=world.size > 1
+        ):
+            return conclude()
+
+    def conclude() -> dict[str, Any]:
         after, found = measure(), before or {}
         report = {
             "method": config.method,

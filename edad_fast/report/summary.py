@@ -51,6 +51,8 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, value) for each single value of the report's known keys, in a fixed order, without lists."""
     rows = []
+    if report.get("devices", 1) > 1 and "device_name" in report:
+        report = {**report, "device_name": f"{report['device_name']}, {report['devices']} processes"}
     for key, title in _TITLES.items():
         for path, value in _leaves(report.get(key, {}), (title,)):
             rows.append((" / ".join(path).replace("_", " "), _show(key, path[-1], value)))
@@ -86,8 +88,9 @@ def write_report(output_dir: str | Path, report: Mapping[str, Any]) -> Path:
     """Write report.json, report.md and plots/*.png (from metrics.jsonl, if there) into `output_dir`.
 
     Known keys, each optional: method, seed, config_hash, parameters {teacher, student}, tokens_seen, steps,
-    device_name, device_hours {stage: hours, total}, tokens_per_second, peak_memory (bytes, a number or one
-    per stage), losses, mlm_loss {model: {before, after}}, evaluation. Others go into report.json unchanged.
+    device_name, devices (processes), device_hours {stage: hours, total}, tokens_per_second, peak_memory
+    (bytes, a number or one per stage), losses, mlm_loss {model: {before, after}}, evaluation. Others go into
+    report.json unchanged.
 
     Returns:
         The path of report.md.

@@ -17,7 +17,7 @@ from .distributed import (
 from .ledger import Ledger, StageCost
 from .optimizer import GroupedAdamW, schedule_factor
 from .settings import TrainerSettings
-from .signals import Interrupted
+from .signals import Interrupted, stop_at_once
 from .stage import BatchSource, LossTerms, Objective, ParameterGroup, Stage, StepBatch
 from .steps import NonFiniteLoss
 from .trainer import Trainer
@@ -46,6 +46,7 @@ __all__ = [
     "join",
     "local_device",
     "schedule_factor",
+    "stop_at_once",
     "told_by_main",
     "world_size",
 ]

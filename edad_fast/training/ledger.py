@@ -17,7 +17,8 @@ class StageCost:
 
     Args:
         name: of the stage.
-        device_seconds: `seconds` times `devices`, added up over resumes with other numbers of devices.
+        device_seconds: the sum over all starts and resumes of their seconds times their devices; equal to
+            `seconds` times `devices` only where all of them had as many devices.
         seconds: wall-clock seconds inside the training loop: waiting for batches,
             forward, backward, optimiser, logging and checkpoint writing (the device is held all the while),
             but for the writing of the stage's last checkpoint.

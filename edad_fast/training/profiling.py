@@ -50,12 +50,14 @@ class StepProfiler:
     Args:
         stage: its name. device: where it runs. dtype: of its matrix products.
         folder: profile-STAGE.md is written there.
+        processes: that train together; what is profiled is process 0, its part of the step alone.
     """
 
     stage: str
     device: torch.device
     dtype: torch.dtype
     folder: Path
+    processes: int = 1
 
     steps = WARM_UP + TIMED + 2
 
@@ -112,13 +114,14 @@ class StepProfiler:
         peak = matrix_peak(self.device, self.dtype)
         reached = self._flops / seconds
         kind = str(self.dtype).removeprefix("torch.")
+        whose = f" (process 0 of {self.processes})" if self.processes > 1 else ""
         text = (
-            f"# One step of stage {self.stage}\n\n"
+            f"# One step of stage {self.stage}{whose}\n\n"
             f"| | |\n|---|---|\n"
             f"| seconds a step, loader included, median of {TIMED} | {seconds:.4f} |\n"
             f"| seconds of it waiting for the loader | {waits:.4f} |\n"
-            f"| TFLOP a step: matrix products and attention | {self._flops / 1e12:.3f} |\n"
-            f"| TFLOP/s | {reached / 1e12:.2f} |\n"
+            f"| TFLOP a step: matrix products and attention{whose} | {self._flops / 1e12:.3f} |\n"
+            f"| TFLOP/s{whose} | {reached / 1e12:.2f} |\n"
             f"| TFLOP/s of one large {kind} product here | {peak / 1e12:.2f} |\n"
             f"| share of it | {reached / peak:.0%} |\n\n"
             f"```\n{table}\n```\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """A signal stopped the run after its state was saved; the message says how to go on.
+    """A signal stopped the run; the message says what was saved and how to go on.
 
     Entry points print the message and exit with `exit_status`.
     """
@@ -41,6 +41,63 @@ class Interrupted(Exception):
         return 128 + self.signum
 
 
+def _handle(handler: Any) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
+def _restorer() -> Callable[[], None]:
+    """A function that sets the handlers of the signals as they are now."""
+    previous: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def restore() -> None:
+        for number, before in previous.items():
+            signal.signal(number, before if before is not None else signal.SIG_DFL)
+
+    return restore
+
+
+@contextmanager
+def stop_at_once(doing: str, way_out: str, *, ends: bool = False) -> Iterator[None]:
+    """While inside, SIGINT or SIGTERM stops the work where it is, with a message.
+
+    Handlers can be set in the main thread alone; elsewhere nothing is caught.
+
+    Args:
+        doing, way_out: "stopped by SIGTERM while `doing`; `way_out`".
+        ends: the process is to end then, and further signals (a launcher and the system may both send the
+            same one) do not hurry it; else a second one acts as it did before.
+
+    Raises:
+        Interrupted: after a signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received, restore = StopRequest(), _restorer()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.signum = number
+        if ends:
+            _handle(signal.SIG_IGN)
+        else:
+            restore()
+        # No `except Exception` on the way catches it.
+        raise KeyboardInterrupt
+
+    _handle(stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if received.signum is None:
+            raise
+        name = signal.Signals(received.signum).name
+        raise Interrupted(received.signum, f"stopped by {name} while {doing}; {way_out}") from None
+    finally:
+        if received.signum is None:
+            restore()
+
+
 class StopRequest:
     """The signal received, or None."""
 
@@ -58,12 +115,7 @@ def stop_on_signal(repeated: bool = False) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    process = os.getpid()
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    process, restore = os.getpid(), _restorer()
 
     def note(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:
@@ -76,8 +128,7 @@ def stop_on_signal(repeated: bool = False) -> Iterator[StopRequest]:
         name = signal.Signals(number).name
         os.write(2, f"\n{name}: finishing this step and saving; once more aborts at once\n".encode())
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, note)
+    _handle(note)
     try:
         yield request
     finally:

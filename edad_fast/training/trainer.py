@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from .settings import TrainerSettings
 from .signals import Interrupted, StopRequest, stop_on_signal
 from .stage import Objective, Stage
 from .steps import NonFiniteLoss, StepRecord, StepRunner
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -124,8 +127,8 @@ class Trainer:
             return None
         checkpoint = self.store.newest_valid()
         if checkpoint is not None:
-            theirs = checkpoint.state()["run_state"]
-            ours = self.run_state
+            state, ours = checkpoint.state(), self.run_state
+            theirs = state["run_state"]
             differing = sorted(key for key in theirs.keys() | ours if theirs.get(key) != ours.get(key))
             if differing:
                 changes = "; ".join(f"{key} was {theirs.get(key)}, now {ours.get(key)}" for key in differing)
@@ -133,6 +136,11 @@ class Trainer:
                     f"{checkpoint.path}: written by a run with other settings ({changes}). Resume with the "
                     "settings of that run, or start anew with --overwrite."
                 )
+            before = Ledger.from_json(state["ledger"]).stages[-1].devices
+            logger.info(
+                "resuming from %s (saved by %d process%s, now %d)",
+                *(checkpoint.path.name, before, "es" if before > 1 else "", self.world.size),
+            )
         return checkpoint
 
     def _restore_models(self, stage: Stage, names: Sequence[str], checkpoint: Checkpoint) -> None:
@@ -190,9 +198,19 @@ class _StageLoop:
         self._began = self._logged = time.monotonic()
         self._tokens_logged = self._tokens_before
         self._profiler: StepProfiler | None = None
-        if settings.profile and self._world.main and stage.steps - self._step >= StepProfiler.steps:
-            dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-            self._profiler = StepProfiler(stage.name, trainer.device, dtype, trainer.output_dir)
+        if settings.profile and self._world.main:
+            self._profiler = self._make_profiler()
+
+    def _make_profiler(self) -> StepProfiler | None:
+        trainer, stage, left = self._trainer, self._stage, self._stage.steps - self._step
+        if left < StepProfiler.steps:
+            logger.warning(
+                "--profile: stage %s has %d step(s) to go, and a profile needs %d; none is made",
+                *(stage.name, left, StepProfiler.steps),
+            )
+            return None
+        dtype = torch.bfloat16 if trainer.settings.precision == "bf16" else torch.float32
+        return StepProfiler(stage.name, trainer.device, dtype, trainer.output_dir, self._world.size)
 
     def run(self) -> None:
         trainer, stage, settings = self._trainer, self._stage, self._trainer.settings

@@ -19,6 +19,7 @@ from .counts import WordCounts
 from .fast_tokenizer import FastWordPieceTokenizer
 from .learning import CRITERIA, Learning
 from .normalization import Normalization, check_word_limit
+from .parts import Part
 from .reach import find_unreachable
 from .report_files import percent, write_vocabulary_report
 from .summary import describe, summary_lines
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="saved word counts (globs too), added up; need no --corpus",
+        help="saved word counts (globs too), added up; all parts of a corpus; need no --corpus",
     )
     add("--save_counts", type=Path, metavar="FILE", help="save the word counts of --corpus and --counts")
     add(
@@ -111,8 +112,8 @@ def _tables(patterns: Sequence[str]) -> list[Path]:
 
 def _count(options: argparse.Namespace, normalization: Normalization) -> WordCounts:
     """Words of --corpus and --counts together."""
-    tables = []
-    for file in _tables(options.counts):
+    tables, named = [], _tables(options.counts)
+    for file in named:
         table = WordCounts.load(file)
         if table.normalization != normalization:
             raise InputError(
@@ -121,22 +122,25 @@ def _count(options: argparse.Namespace, normalization: Normalization) -> WordCou
             )
         tables.append(table)
     if options.corpus:
-        files = expand_globs(options.corpus)
+        files, part = expand_globs(options.corpus), None
         if options.num_shards is not None:
+            part = Part.of_files(files, options.num_shards, options.shard_id)
             files = files_of_shard(files, options.num_shards, options.shard_id)
-        tables.append(
-            WordCounts.from_files(
-                files,
-                normalization=normalization,
-                text_field=options.text_field,
-                encoding_errors=options.encoding_errors,
-                max_line_mib=options.max_line_mib,
-                n_threads=options.n_threads,
-                progress=sys.stderr.isatty(),
-                empty_is_error=options.num_shards is None,
-            )
+        counted = WordCounts.from_files(
+            files,
+            normalization=normalization,
+            text_field=options.text_field,
+            encoding_errors=options.encoding_errors,
+            max_line_mib=options.max_line_mib,
+            n_threads=options.n_threads,
+            progress=sys.stderr.isatty(),
+            empty_is_error=part is None,
         )
-    return WordCounts.merge(tables)
+        if part is not None:  # then there are no --counts
+            counted.part = part
+            return counted
+        tables.append(counted)
+    return WordCounts.merge(tables, names=[*map(str, named), *(["--corpus"] if options.corpus else [])])
 
 
 def _check_part(options: argparse.Namespace) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from ..files import atomic_write
 from .checks import LARGEST, MOST_MIB, check_int, check_threads, shown
 from .file_input import ahead
 from .normalization import MAX_WORD_CHARACTERS, Normalization
+from .parts import Part, check_whole
 
 _DOCUMENTS = 1024  # handed to the native core at a time
 _WORDS = 1 << 16
@@ -44,9 +47,14 @@ class WordCounts(Mapping[str, int]):
         counts: words and their counts, above 0.
         normalization: how the words were made; None: not recorded.
 
+    Attributes:
+        part: of which corpus this is a part; None: not recorded, or a whole one.
+
     Raises:
         InputError: a word is not a str, a count no whole number above 0, or the total exceeds 64 bits.
     """
+
+    part: Part | None = None
 
     def __init__(
         self, counts: Mapping[str, int] | None = None, *, normalization: Normalization | None = None
@@ -68,9 +76,11 @@ class WordCounts(Mapping[str, int]):
         self.normalization = normalization
 
     @classmethod
-    def _of(cls, native: _native.WordCounts, normalization: Normalization | None) -> WordCounts:
+    def _of(
+        cls, native: _native.WordCounts, normalization: Normalization | None, part: Part | None = None
+    ) -> WordCounts:
         result = cls.__new__(cls)
-        result.native, result.normalization = native, normalization
+        result.native, result.normalization, result.part = native, normalization, part
         return result
 
     def __getitem__(self, word: str) -> int:
@@ -97,7 +107,7 @@ class WordCounts(Mapping[str, int]):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (list(self), self.counts_array(), self.long_words, self.normalization)
+        return _restore, (list(self), self.counts_array(), self.long_words, self.normalization, self.part)
 
     @property
     def total_words(self) -> int:
@@ -218,10 +228,14 @@ class WordCounts(Mapping[str, int]):
         Raises:
             InputError: the disk is full or the folder cannot be written.
         """
-        made = None if self.normalization is None else self.normalization.options()
+        header: dict[str, Any] = {
+            "normalization": None if self.normalization is None else self.normalization.options()
+        }
+        if self.part is not None:
+            header["part"] = asdict(self.part)
         try:
             with atomic_write(path) as temporary:
-                self.native.save(temporary, json.dumps({"normalization": made}))
+                self.native.save(temporary, json.dumps(header))
         except (OSError, RuntimeError) as error:
             raise InputError(f"{path}: cannot be written ({error}); check folder and free space") from error
 
@@ -234,22 +248,28 @@ class WordCounts(Mapping[str, int]):
         """
         try:
             native, header = _native.WordCounts.load(Path(path))
-            made = json.loads(header)["normalization"]
+            known = json.loads(header)
+            made, part = known["normalization"], known.get("part")
             normalization = None if made is None else Normalization(**made)
+            part = None if part is None else Part(**part)
         except (RuntimeError, UnicodeDecodeError) as error:
             raise InputError(str(error)) from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: the header of the word counts is not understood ({error}); count the words again"
             ) from error
-        return cls._of(native, normalization)
+        return cls._of(native, normalization, part)
 
     @classmethod
-    def merge(cls, tables: Sequence[WordCounts]) -> WordCounts:
-        """Add up several tables, such as those of the shards of a corpus.
+    def merge(cls, tables: Sequence[WordCounts], *, names: Sequence[str] | None = None) -> WordCounts:
+        """Add up several tables, such as those of all the parts of a corpus.
+
+        Args:
+            names: of the tables, for errors.
 
         Raises:
-            InputError: no table, tables made in different ways (both are named), or a count above 64 bits.
+            InputError: no table, tables made in different ways (both are named), a count above 64 bits, or
+                parts of a corpus of which one is missing or there twice (see `check_whole`).
         """
         if not tables:
             raise InputError("no word counts to merge; name at least one table")
@@ -260,6 +280,8 @@ class WordCounts(Mapping[str, int]):
                     f"word counts of different normalisation cannot be merged: table 1 has "
                     f"{first or 'none recorded'}; table {number} has {table.normalization or 'none recorded'}"
                 )
+        names = names or [f"table {number}" for number in range(1, len(tables) + 1)]
+        check_whole({n: table.part for n, table in zip(names, tables, strict=True) if table.part is not None})
         try:
             return cls._of(_native.WordCounts.merge([table.native for table in tables]), first)
         except ValueError as error:
@@ -272,6 +294,10 @@ def _renumbered(message: str, first: int) -> str:
 
 
 def _restore(
-    words: list[str], counts: NDArray[np.int64], long_words: int, normalization: Normalization | None
+    words: list[str],
+    counts: NDArray[np.int64],
+    long_words: int,
+    normalization: Normalization | None,
+    part: Part | None,
 ) -> WordCounts:
-    return WordCounts._of(_native.WordCounts.from_items(words, counts, long_words), normalization)
+    return WordCounts._of(_native.WordCounts.from_items(words, counts, long_words), normalization, part)
