@@ -9,7 +9,6 @@
 namespace edad_fast::wordpiece {
 namespace {
 
-
 void append_character(std::string& text, std::uint32_t code) {
   const auto byte = [&](std::uint32_t value) { text.push_back(static_cast<char>(value)); };
   if (code < 0x80) {
