@@ -237,9 +237,8 @@ def _fused(
             (states[0], states[2], states[3]), (ops.WANT_H, ops.WANT_W, ops.WANT_B), strict=True
         ):
             wanted |= _wants(tensors, flag)
-    total, means, *_ = ops.distillation(
-        *scores,
-        *states,
+    total, means, *_ = ops.call_distillation(
+        [*scores, *states],
         segments,
         cu_seqlens,
         valid,
