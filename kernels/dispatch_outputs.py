@@ -93,7 +93,7 @@ def masked_lm_loss(
         for x, flag in zip((rows, decoder_weight, decoder_bias), flags, strict=True)
         if x is not None and _asks(x)
     )
-    loss: Tensor = ops_outputs.linear_cross_entropy(
+    loss: Tensor = ops_outputs.call_cross_entropy(
         rows,
         decoder_weight,
         decoder_bias,
@@ -156,7 +156,9 @@ def relation_kl(
         )
     check_reverse_mode(backend, [student])
     segments = None if segment_ids is None else as_segments(segment_ids)
-    loss: Tensor = ops_outputs.relation_kl(student, teacher, segments, *scales, picked, _asks(student))[0]
+    loss: Tensor = ops_outputs.call_relation_kl(student, teacher, segments, *scales, picked, _asks(student))[
+        0
+    ]
     return loss
 
 
@@ -191,7 +193,7 @@ def logit_kl(
         return reference.logit_kl(student_logits, teacher_logits, temperature=temperature)
     check_reverse_mode(backend, [student_logits])
     flat = [x.reshape(-1, x.shape[-1]) for x in (student_logits, teacher_logits)]
-    loss: Tensor = ops_outputs.logit_kl(*flat, temperature, picked, _asks(student_logits))[0]
+    loss: Tensor = ops_outputs.call_logit_kl(*flat, temperature, picked, _asks(student_logits))[0]
     return loss
 
 

@@ -114,10 +114,9 @@ def _distillation(
         )
         gradients[:2] = _unwanted(computed, wanted, (WANT_Q, WANT_K))
         batch, heads, length, _ = student_q[0].shape
+        pairs: int | Tensor = batch * length * length
         if mode == "valid_pairs":
             pairs = count_pairs(segments, cu_seqlens, student_q[0])
-        else:
-            pairs = batch * length * length
         normaliser = _at_least_one(pairs * heads)
         means.append((sums / normaliser).to(dtype))
         totals.append(means[-1].sum() * attention_weight)
@@ -209,21 +208,23 @@ def _backward(ctx: Any, grad_total: Tensor | None, *_: Tensor | None) -> tuple[A
         return *results, *[None] * ctx.others
     factors, *saved = ctx.saved_tensors
     factors = factors * grad_total
+    in_place = is_last_use(ctx)
     # (gradient, which input list, which factor): the hidden states' factor is 0, the attention's 1.
     places = ((0, 1, WANT_Q), (1, 1, WANT_K), (4, 0, WANT_H), (6, 0, WANT_W), (7, 0, WANT_B))
     for gradient, (index, term, flag) in zip(saved, places, strict=True):
         if ctx.wanted & flag:
-            results[index] = list(scaled(gradient, factors[term], ctx.dtypes[index]).unbind())
+            found = scaled(gradient, factors[term], ctx.dtypes[index], in_place=in_place)
+            results[index] = list(found.unbind())
     return *results, *[None] * ctx.others
 
 
-def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """gradient * factor, rounded once; `gradient` is dense.
+def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype, *, in_place: bool = False) -> Tensor:
+    """gradient * factor, rounded once; `gradient` is dense. `in_place`: into `gradient`, if it has `dtype`.
 
     A factor without dimensions would first be rounded to bf16. A CPU makes whole fp32 copies where the dtypes
     differ, so there it goes piece by piece.
     """
-    result = torch.empty_like(gradient, dtype=dtype)
+    result = gradient if in_place and gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
     wide = factor.view(1)
     if not gradient.is_cpu or gradient.dtype == dtype == factor.dtype or torch.compiler.is_compiling():
         return torch.mul(gradient, wide, out=result)
@@ -235,6 +236,12 @@ def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     for start in range(0, source.numel(), PIECE):
         torch.mul(source[start : start + PIECE], wide, out=target[start : start + PIECE])
     return result
+
+
+def is_last_use(ctx: Any) -> bool:
+    """In backward: what the node of `ctx` kept is its own, and no other backward will ask for it."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return getattr(ctx, "alone", False) and asked is not None and not asked()
 
 
 # "edad_fast". Where a checkout's root is on sys.path, other software (transformers looks for a package of
@@ -249,20 +256,30 @@ distillation.register_fake(_fake)
 distillation.register_autograd(_backward, setup_context=_setup_context)
 
 
-class _Eager(torch.autograd.Function):
-    """The operator with the same derivatives; torch's node for operators with lists costs 0.3 ms a call."""
+def without_wrapping(operator: Callable[..., Any], setup_context: Any, backward: Any) -> Callable[..., Any]:
+    """`operator`, called outside torch.compile by a node of its own with the same derivatives.
 
-    @staticmethod
-    def forward(ctx: Any, lengths: tuple[int, ...], rest: tuple[Any, ...], *tensors: Tensor) -> Any:
-        lists = _lists(lengths, tensors)
-        output = distillation(*lists, *rest)
-        _setup_context(ctx, (*lists, *rest), output)
-        return output
+    Nobody else sees what the node keeps, so that backward may write its result there; and torch's node for
+    operators with lists costs 0.3 ms a call.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        lists = _backward(ctx, *gradients)[: len(ctx.lengths)]
-        return None, None, *(x for gradients in lists for x in gradients)
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = operator(*inputs)
+            setup_context(ctx, inputs, output)
+            ctx.alone = True
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+            return backward(ctx, *gradients)
+
+    def call(*inputs: Any) -> Any:
+        plain = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        return operator(*inputs) if plain else Node.apply(*inputs)
+
+    return call
 
 
 def _lists(lengths: Sequence[int], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -270,11 +287,25 @@ def _lists(lengths: Sequence[int], tensors: Sequence[Tensor]) -> list[list[Tenso
     return [list(tensors[first:last]) for first, last in pairwise(ends)]
 
 
+def _flat_distillation(lengths: Sequence[int], rest: tuple[Any, ...], *tensors: Tensor) -> Any:
+    return distillation(*_lists(lengths, tensors), *rest)
+
+
+def _flat_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    lengths, rest, *tensors = inputs
+    _setup_context(ctx, (*_lists(lengths, tensors), *rest), output)
+
+
+def _flat_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    lists = _backward(ctx, *gradients)[: len(ctx.lengths)]
+    return None, None, *(x for found in lists for x in found)
+
+
+_call_flat = without_wrapping(_flat_distillation, _flat_context, _flat_backward)
+
+
 def call_distillation(lists: Sequence[Sequence[Tensor]], *rest: Any) -> tuple[Tensor, ...]:
-    """The operator on its eight lists of tensors and its other arguments, by the shortest way."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        results: tuple[Tensor, ...] = distillation(*lists, *rest)
-        return results
+    """The operator on its eight lists of tensors and its other arguments."""
     lengths = tuple(len(tensors) for tensors in lists)
-    made: tuple[Tensor, ...] = _Eager.apply(lengths, rest, *(x for tensors in lists for x in tensors))
-    return made
+    results: tuple[Tensor, ...] = _call_flat(lengths, rest, *(x for tensors in lists for x in tensors))
+    return results

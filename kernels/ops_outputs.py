@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .checks import check_indices
 from .common import compute_dtype, saved_dtype
-from .ops import NAMESPACE, backend_module, constant_gradients, scaled
+from .ops import NAMESPACE, backend_module, constant_gradients, is_last_use, scaled, without_wrapping
 
 WANT_X, WANT_W, WANT_B = 1, 2, 4
 
@@ -67,8 +67,9 @@ def _cross_entropy_backward(ctx: Any, grad_total: Tensor | None, *_: Tensor | No
     if grad_total is None:
         return (None,) * 9
     factor = grad_total / max(1, ctx.count)
+    in_place = is_last_use(ctx)
     results = [
-        scaled(x, factor, dtype) if ctx.wanted & flag else None
+        scaled(x, factor, dtype, in_place=in_place) if ctx.wanted & flag else None
         for x, dtype, flag in zip(ctx.saved_tensors, ctx.dtypes, (WANT_X, WANT_W, WANT_B), strict=True)
     ]
     return *results, *[None] * 6
@@ -85,6 +86,7 @@ linear_cross_entropy = torch.library.custom_op(
 )
 linear_cross_entropy.register_fake(_cross_entropy_fake)
 linear_cross_entropy.register_autograd(_cross_entropy_backward, setup_context=_cross_entropy_context)
+call_cross_entropy = without_wrapping(linear_cross_entropy, _cross_entropy_context, _cross_entropy_backward)
 
 
 def _relation(
@@ -139,7 +141,8 @@ def _one_gradient_backward(ctx: Any, grad_total: Tensor | None, *_: Tensor | Non
     if grad_total is None or not ctx.want:
         return (None,) * (1 + ctx.others)
     factor, gradient = ctx.saved_tensors
-    return scaled(gradient, grad_total * factor, ctx.dtype), *[None] * ctx.others
+    result = scaled(gradient, grad_total * factor, ctx.dtype, in_place=is_last_use(ctx))
+    return result, *[None] * ctx.others
 
 
 relation_kl = torch.library.custom_op(
@@ -162,3 +165,7 @@ logit_kl = torch.library.custom_op(
 for operator in (relation_kl, logit_kl):
     operator.register_fake(_one_gradient_fake)
     operator.register_autograd(_one_gradient_backward, setup_context=_one_gradient_context)
+call_relation_kl, call_logit_kl = (
+    without_wrapping(operator, _one_gradient_context, _one_gradient_backward)
+    for operator in (relation_kl, logit_kl)
+)

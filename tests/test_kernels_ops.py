@@ -289,3 +289,38 @@ def test_counted_operations_are_those_of_the_written_formulas() -> None:
             loss().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
+
+
+def _fused_losses() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
+    sq, sk, tq, tk = queries_and_keys(2, 2, 5, 3, 4, dtype=torch.float32, seed=1)
+    x, y, weight, logits, target = random_states((10, 4), (10, 6), (6, 4), (10, 7), (10, 7))
+    relation, other = random_states((2, 2, 5, 4), (2, 2, 5, 4))
+    leaves = [t.requires_grad_() for t in (sq, sk, x, weight, logits, relation)]
+    labels = torch.arange(10) % 6
+    both = AttentionTerm([sq], [sk], [tq], [tk]), HiddenTerm([x], [y], [weight])
+    return {
+        "distillation": (lambda: distillation(*both)[0], [sq, sk, x, weight]),
+        "cross-entropy": (
+            lambda: masked_lm_loss(x, torch.arange(10), labels, nn.Identity(), weight),
+            [x, weight],
+        ),
+        "logits": (lambda: logit_kl(logits, target), leaves[4:5]),
+        "relation": (lambda: relation_kl(relation, other), leaves[5:]),
+    }
+
+
+@pytest.mark.parametrize("name", list(_fused_losses()))
+def test_what_backward_writes_in_place_is_used_no_more(name: str) -> None:
+    loss, leaves = _fused_losses()[name]
+    value = 3 * loss()
+    first = [g.clone() for g in torch.autograd.grad(value, leaves, retain_graph=True)]
+    kept = torch.autograd.grad(value, leaves, retain_graph=True)
+    last = torch.autograd.grad(value, leaves)
+    for a, b, c in zip(first, kept, last, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    value = 3 * loss()
+    value.backward(retain_graph=True)
+    value.backward()
+    for leaf, gradient in zip(leaves, first, strict=True):
+        torch.testing.assert_close(leaf.grad, 2 * gradient)
