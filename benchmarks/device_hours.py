@@ -36,6 +36,7 @@ import transformers
 from baselines.common import Part, Settings
 from data import SHARED
 from flops import count
+from provenance import provenance
 from workload import SHAPES, Workload
 
 from edad_fast.errors import InputError
@@ -304,6 +305,8 @@ def _measure(options: argparse.Namespace, workload: Workload, memory: dict[str, 
     peak = matrix_peak(device, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
     systems = {name: figures(parts, memory.get(name), peak) for name, parts in runs.items()}
     return {
+        "kind": "device_hours",
+        **provenance(device),
         "shape": options.shape,
         "seq_len": settings.seq_len,
         "rows": settings.rows,
@@ -315,8 +318,6 @@ def _measure(options: argparse.Namespace, workload: Workload, memory: dict[str, 
         "compile": settings.compile,
         "options": options.option,
         "device_name": device_name(device),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
         "matrix_peak_tflop_per_second": peak / 1e12,
         "systems": systems,
         "ratios": ratios(systems),

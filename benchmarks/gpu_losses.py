@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -28,9 +27,9 @@ if "--dry_run" in sys.argv:
 import loss_peers
 import torch
 from loss_peers import Loss, attention_inputs
+from provenance import provenance
 from torch import Tensor, nn
 
-import edad_fast
 from edad_fast.kernels import attention_score_mse, hidden_state_mse, logit_kl, masked_lm_loss, relation_kl
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -88,7 +87,7 @@ class Bench:
             for who, call in ready.items():
                 times[who].append(self.milliseconds(call))
         for who, values in times.items():
-            found[who] |= {"median_ms": statistics.median(values), **_percentiles(values)}
+            found[who] |= {"median_ms": statistics.median(values), **_percentiles(values), "all_ms": values}
         print(
             name,
             {who: round(x["median_ms"], 4) if "median_ms" in x else x["error"] for who, x in found.items()},
@@ -361,36 +360,24 @@ def main() -> None:
     torch.manual_seed(0)
     bench = Bench(device, 1 if options.dry_run else options.rounds, options.dry_run)
     limits = ceilings(bench)
-    name = platform.processor() or "CPU" if options.dry_run else torch.cuda.get_device_name()
     cases = []
     for kind, function in CASES.items():
         if options.only in (None, kind):
             cases += function(bench, limits, options.quick)
     content = {
+        "kind": "losses",
         "dry_run": options.dry_run,
-        "device": name,
-        "edad_fast": edad_fast.__version__,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": _version("triton"),
+        **provenance(bench.device),
         "rounds": bench.rounds,
         "ceilings": limits,
         "cases": cases,
     }
-    default = RESULTS / f"losses-{'dry-run' if options.dry_run else name.replace(' ', '-')}.json"
+    name = "dry-run" if options.dry_run else content["device"].replace(" ", "-")
+    default = RESULTS / f"losses-{name}.json"
     path = options.output or default
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"saved: {path}")
-
-
-def _version(package: str) -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
 
 
 if __name__ == "__main__":
