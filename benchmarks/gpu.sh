@@ -111,7 +111,7 @@ losses)
   ;;
 device-hours)
   hours() { # NAME OPTIONS...
-    step "$1" "$PYTHON" benchmarks/device_hours.py --shared "$DATA" --work build/gpu-hours --json "$OUT/$1.json" "${@:2}"
+    step "$1" "$PYTHON" benchmarks/device_hours.py --shared "$DATA/data" --work build/gpu-hours --json "$OUT/$1.json" "${@:2}"
   }
   if [ -n "$dry" ]; then
     hours device-hours-tiny --shape tiny --device cpu --repeats 1 --skip_memory
