@@ -12,7 +12,15 @@ import yaml
 
 from .errors import InputError
 
-Method = Literal["edad", "general_distillation", "adapt_then_distill"]
+Method = Literal[
+    "edad",
+    "general_distillation",
+    "adapt_then_distill",
+    "from_scratch",
+    "distill_then_adapt",
+    "adapt_and_distill",
+]
+Distillation = Literal["tinybert", "minilmv2", "distilbert"]
 Architecture = Literal["bert", "exbert"]
 ScheduleKind = Literal["linear", "linear_reverse", "cosine", "cosine_reverse", "constant"]
 Strategy = Literal["ddp", "fsdp"]
@@ -41,7 +49,14 @@ class TrainConfig:
     )
 
     # What to train
-    method: Method = _option("edad", "system to run, as stages over one trainer", "method")
+    method: Method = _option(
+        "edad",
+        "system to run, as stages over one trainer: edad (one pass); general_distillation (from the general "
+        "teacher); adapt_then_distill; from_scratch (the student alone, MLM); distill_then_adapt; "
+        "adapt_and_distill (both adapted, then distilled). The last two begin with a student that has "
+        "weights, or with a stage that distils a fresh one from the general teacher",
+        "method",
+    )
     teacher: str = _option("", "general BERT: a directory or a Hugging Face hub id", "models")
     teacher_arch: Architecture = _option(
         "bert", "exbert adds an extension module and a gate to each layer", "models"
@@ -50,7 +65,13 @@ class TrainConfig:
         [252, 1024], "exBERT teacher: hidden and intermediate width", "models"
     )
     student: str = _option(
-        "tinybert4", "tinybert4, minilm6, a BERT config.json, or a BERT directory", "models"
+        "tinybert4", "tinybert4, minilm6, distilbert6, a BERT config.json, or a BERT directory", "models"
+    )
+    student_init: Literal["fresh", "teacher_layers"] | None = _option(
+        None,
+        "weights of a student that has none: fresh, or teacher_layers (evenly spread layers of a teacher "
+        "of equal widths); default: teacher_layers with --distillation distilbert where the widths agree",
+        "models",
     )
     student_arch: Architecture = _option(
         "bert", "bert loads everywhere; exbert is the paper's 22M student", "models"
@@ -78,11 +99,27 @@ class TrainConfig:
         "strict", "what to do with bytes that are not UTF-8", "text"
     )
     max_line_mib: int = _option(64, "longest line accepted, MiB", "text")
+    general_corpus: list[str] = _option(
+        [],
+        "general text of the first stage of distill_then_adapt and adapt_and_distill; without it that stage "
+        "reads the domain text",
+        "text",
+    )
     vocab_size: str | None = _option(
-        None, "size of the merged vocabulary, or auto (AdaLM's rule); default: the teacher's own", "text"
+        None,
+        "size of the vocabulary, or auto (AdaLM's rule); default: the teacher's own (oiBioBERT)",
+        "text",
     )
     vocab: str | None = _option(
-        None, "ready merged vocabulary (one piece a line, the teacher's first)", "text"
+        None,
+        "ready vocabulary, one piece a line; --vocab_scope merged: the teacher's pieces come first",
+        "text",
+    )
+    vocab_scope: Literal["merged", "domain"] = _option(
+        "merged",
+        "merged: domain pieces behind the teacher's; domain: pieces of the corpus alone (oiSciBERT), with "
+        "the rows of those that the teacher has",
+        "text",
     )
     criterion: Literal["frequency", "likelihood"] = _option(
         "frequency", "how merges are chosen when learning WordPieces", "text"
@@ -124,6 +161,13 @@ class TrainConfig:
         "(teacher: alpha L_DA too), per_model (teacher: alpha L_DA; student: (1-alpha) L_DT)",
         "losses",
     )
+    distillation: Distillation = _option(
+        "tinybert",
+        "what L_DT is: tinybert (hidden states and attention scores over a layer map), minilmv2 (relations "
+        "of Q, K and V at one layer), distilbert (KL and MLM at the masked positions, cosine of the last "
+        "hidden states)",
+        "losses",
+    )
     layer_map: str = _option("uniform", "uniform, last, or teacher layers such as 3,6,9,12", "losses")
     head_match: str = _option(
         "auto", "unequal head counts: auto, equal, mean, regroup, or a list such as 0,2,4", "losses"
@@ -133,6 +177,14 @@ class TrainConfig:
     )
     attention_weight: float = _option(1.0, "weight of the attention-score MSE", "losses")
     hidden_weight: float = _option(1.0, "weight of the hidden-state MSE", "losses")
+    relation_heads: int = _option(48, "minilmv2: relation heads; they divide both models' widths", "losses")
+    relation_layer: int | None = _option(
+        None, "minilmv2: the teacher's layer, from 1; default: its last", "losses"
+    )
+    kl_weight: float = _option(5.0, "distilbert: weight of T^2 KL", "losses")
+    kl_temperature: float = _option(2.0, "distilbert: temperature T", "losses")
+    student_mlm_weight: float = _option(2.0, "distilbert: weight of the MLM loss within L_DT", "losses")
+    cosine_weight: float = _option(1.0, "distilbert: weight of 1 - cosine; needs equal widths", "losses")
     mlm_weight: float = _option(1.0, "weight of the MLM loss", "losses")
     nsp_weight: float = _option(1.0, "weight of the NSP loss", "losses")
     loss_backend: Literal["auto", "reference", "chunked"] = _option(
@@ -268,10 +320,10 @@ def validate(config: TrainConfig) -> None:
         )
     if config.distributed == "fsdp" and config.frozen_teacher == "bf16":
         raise InputError("--frozen_teacher bf16 needs --distributed ddp (fsdp shards the fp32 weights)")
-    if config.frozen_teacher == "bf16" and config.method == "edad":
+    if config.frozen_teacher == "bf16" and config.method in ("edad", "from_scratch"):
         raise InputError(
-            "--frozen_teacher bf16 is for stages that do not train the teacher; --method edad has none, so "
-            "leave it out (--precision bf16 computes in bf16)"
+            "--frozen_teacher bf16 is for stages with a teacher that is not trained; --method "
+            f"{config.method} has none, so leave it out (--precision bf16 computes in bf16)"
         )
     if config.attention == "varlen" and (config.dropout or config.precision == "fp32"):
         raise InputError("--attention varlen computes in bf16 and without dropout; use sdpa, or --dropout 0")
@@ -280,17 +332,19 @@ def validate(config: TrainConfig) -> None:
             f"--alpha {config.alpha} goes with --schedule constant; --schedule {config.schedule} runs from "
             "--alpha_start to --alpha_end"
         )
-    if config.mlm_probability == 0.0 and config.method != "general_distillation":
+    unmasked = config.method == "general_distillation" and config.distillation != "distilbert"
+    if config.mlm_probability == 0.0 and not unmasked:
         raise InputError(
-            f"--mlm_probability 0 leaves nothing to learn for --method {config.method}; 0.15 is usual"
+            f"--mlm_probability 0 leaves nothing to learn for --method {config.method} with --distillation "
+            f"{config.distillation}; 0.15 is usual"
         )
-    for name in ("learning_rate", "student_learning_rate", "process_timeout"):
+    for name in ("learning_rate", "student_learning_rate", "process_timeout", "kl_temperature"):
         if not 0.0 < getattr(config, name) < float("inf"):
             raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
     for name in (
         "weight_decay",
         "max_grad_norm",
-        *(f"{n}_weight" for n in ("mlm", "nsp", "attention", "hidden")),
+        *(f"{n}_weight" for n in ("mlm", "nsp", "attention", "hidden", "kl", "student_mlm", "cosine")),
     ):
         if not 0.0 <= getattr(config, name) < float("inf"):
             raise InputError(f"--{name} is {getattr(config, name)}; it must not be negative")

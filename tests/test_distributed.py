@@ -31,6 +31,7 @@ ENVIRONMENT = os.environ | {
 RUNS = {
     "edad": {"method": "edad", "accumulation_steps": 2},
     "adapt": {"method": "adapt_then_distill", "nsp": "true"},
+    "adalm": {"method": "adapt_and_distill", "distillation": "minilmv2", "relation_heads": 4},
 }
 RATES = {"learning_rate": 5e-3, "student_learning_rate": 5e-3, "dropout": 0.0}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_methods import Kit
+from tiny import tiny_student
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edad_fast.training.optimizer import GroupedAdamW
@@ -44,8 +46,11 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
     return Kit(tmp_path_factory.mktemp("kit"))
 
 
-def _runner(kit: Kit, method: str, number: int, device: str) -> tuple[StepRunner, Iterator[Any]]:
-    stage = kit.stage(number, method=method, loss_backend="chunked" if device == "cpu" else "auto")
+def _runner(
+    kit: Kit, method: str, number: int, device: str, **options: Any
+) -> tuple[StepRunner, Iterator[Any]]:
+    backend = "chunked" if device == "cpu" else "auto"
+    stage = kit.stage(number, method=method, loss_backend=backend, **options)
     stage.objective.to(device).train()
     groups = stage.objective.parameter_groups()
     optimizer = GroupedAdamW(
@@ -62,7 +67,18 @@ STAGES = pytest.mark.parametrize(
 
 @STAGES
 def test_no_step_reads_a_value_back(kit: Kit, method: str, number: int) -> None:
-    runner, steps = _runner(kit, method, number, "cpu")
+    _check_reads(*_runner(kit, method, number, "cpu"))
+
+
+@pytest.mark.parametrize("method", ["edad", "general_distillation"])
+@pytest.mark.parametrize("distillation", ["minilmv2", "distilbert"])
+def test_no_distillation_reads_a_value_back(kit: Kit, tmp_path: Path, method: str, distillation: str) -> None:
+    student = str(tiny_student(tmp_path / "wide.json", width=24))
+    options = {"distillation": distillation, "relation_heads": 4, "student": student}
+    _check_reads(*_runner(kit, method, 0, "cpu", **options))
+
+
+def _check_reads(runner: StepRunner, steps: Iterator[Any]) -> None:
     runner.step(0, next(steps), 0)  # AdamW makes its state
     with ReadsBack() as watch:
         for step in (1, 2):

@@ -100,7 +100,8 @@ class BatchStream:
             )
         self.seq_len, self.rows_per_step, self.accumulation_steps = seq_len, rows_per_step, accumulation_steps
         self.rank, self.world_size, self.seed = rank, world_size, seed
-        self._shards, self._probability = shards, mlm_probability
+        self.mlm_probability = mlm_probability
+        self._shards = shards
         self._cls, self._sep, self._pad, self._mask = cls_id, sep_id, pad_id, mask_id
         self._vocab_size = vocab_size
         self._special = special.copy()
@@ -207,7 +208,7 @@ class BatchStream:
         columns = self._fill(spans, n)
         input_ids = columns["input_ids"]
         positions = choose_positions(
-            input_ids, self._special, self._continuation, self._probability, self.seed, epochs, rows
+            input_ids, self._special, self._continuation, self.mlm_probability, self.seed, epochs, rows
         )
         labels = replace_tokens(input_ids, positions, self._mask, self._replacements, self.seed, epochs, rows)
 

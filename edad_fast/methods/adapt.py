@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import cast
@@ -16,6 +17,7 @@ from ..batches import Batch
 from ..losses import MaskedLMHead, next_sentence_loss
 from ..models import EncoderOutput, can_stop_early, encode, feed_forward
 from ..training import LossTerms, ParameterGroup
+from .distillation import NOTHING, Reads
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +41,13 @@ class Execution:
         self,
         model: BertForPreTraining,
         batch: Batch,
+        reads: Reads = NOTHING,
         *,
-        hidden_states: bool = False,
-        score_layers: Collection[int] = (),
-        depth: int | None = None,
         finish: bool = True,
     ) -> EncoderOutput:
         """One forward pass of the encoder over `batch`; attention stays within the segments of a row.
 
-        `hidden_states`, `score_layers`, `depth` and `finish` as in `edad_fast.models.encode`.
+        It leaves what `reads` names, and with `finish` off not the last layer's output.
         """
         run = _compiled_encode() if self.compiled else encode
         return run(
@@ -56,23 +56,29 @@ class Execution:
             position_ids=batch.position_ids,
             token_type_ids=batch.token_type_ids,
             attention_mask=batch.attention_mask(),
-            hidden_states=hidden_states,
-            score_layers=score_layers,
+            hidden_states=reads.hidden_states,
+            score_layers=reads.score_layers,
+            values=reads.values,
             recompute=self.recompute,
-            depth=depth,
+            depth=reads.depth,
             finish=finish,
             cu_seqlens=batch.cu_seqlens if self.varlen else None,
         )
 
-    def encode_masked(self, model: BertForPreTraining, batch: Batch) -> EncoderOutput:
-        """As `encode`, for the MLM head alone: `last_hidden` is [M, d], the masked positions.
+    def encode_masked(self, model: BertForPreTraining, batch: Batch, reads: Reads = NOTHING) -> EncoderOutput:
+        """As `encode`, with the masked positions alone, for the MLM head: `last_hidden` is [M, d].
 
         The last layer's feed-forward network runs on them only, where the model can stop before it.
         """
         finish = self.whole_layers or not can_stop_early(model)
-        output = self.encode(model, batch, finish=finish)
+        output = self.encode(model, batch, reads, finish=finish)
         rows = output.last_hidden.flatten(0, 1).index_select(0, batch.masked_positions)
-        return EncoderOutput(rows if finish else feed_forward(model, rows))
+        return dataclasses.replace(output, last_hidden=rows if finish else feed_forward(model, rows))
+
+    def encode_read(self, model: BertForPreTraining, batch: Batch, reads: Reads) -> EncoderOutput:
+        """As `encode`, for `reads` alone: what lies behind it is not run, where the model can stop before."""
+        finish = self.whole_layers or reads.output or not can_stop_early(model)
+        return self.encode(model, batch, reads, finish=finish)
 
 
 PLAIN = Execution()
@@ -125,6 +131,16 @@ class AdaptationLoss:
             nsp = batch.shares.rows * next_sentence_loss(logits, batch.next_sentence_labels)
             total, terms = total + self.nsp_weight * nsp, {**terms, "nsp": nsp.detach()}
         return total, terms
+
+
+def make_trainable(model: BertForPreTraining, *, sentence_head: bool) -> BertForPreTraining:
+    """Let all of `model` be trained, its pooler and NSP head only with `sentence_head`."""
+    model.requires_grad_(True)
+    if not sentence_head:
+        # Not in any loss. DDP would wait for the device to learn that, in every step.
+        cast(nn.Module, model.bert.pooler).requires_grad_(False)
+        model.cls.seq_relationship.requires_grad_(False)
+    return model
 
 
 def trainable(model: nn.Module, prefix: str) -> dict[str, nn.Parameter]:

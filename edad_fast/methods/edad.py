@@ -5,6 +5,7 @@ Source: J. Korean Inst. Industrial Engineers 49(2):133-141, 2023: L = alpha_t L_
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from torch import nn
@@ -14,7 +15,7 @@ from ..batches import Batch
 from ..models import EncoderOutput
 from ..training import LossTerms, ParameterGroup
 from .adapt import PLAIN, AdaptationLoss, Execution, trainable
-from .general_distillation import LayerDistillation
+from .distillation import NOTHING, Distillation, Reads
 
 Scope = Literal["student", "teacher_student", "per_model"]
 
@@ -50,7 +51,7 @@ class Edad(nn.Module):
         teacher: BertForPreTraining,
         student: BertForPreTraining,
         adaptation: AdaptationLoss,
-        distillation: LayerDistillation,
+        distillation: Distillation,
         *,
         scope: Scope,
         teacher_learning_rate: float,
@@ -66,29 +67,27 @@ class Edad(nn.Module):
         """The loss of `batch`."""
         teacher_da, student_da, student_dt = loss_weights(self.scope, alpha)
         distil = student_dt > 0.0
-        teacher = self._encode(self.teacher, batch, self.distillation.teacher_layers, distil)
+        # The teacher's own loss needs all its layers.
+        reads = dataclasses.replace(self.distillation.of_teacher, depth=None)
+        teacher = self._encode(self.teacher, batch, reads if distil else NOTHING)
         loss, found = self.adaptation(self.teacher, teacher, batch)
         total = teacher_da * loss
         terms = {f"teacher_{name}": value for name, value in found.items()}
-        student = self._encode(self.student, batch, self.distillation.student_layers, distil)
+        student = self._encode(self.student, batch, self.distillation.of_student if distil else NOTHING)
         if student_da > 0.0:
             loss, found = self.adaptation(self.student, student, batch)
             total = total + student_da * loss
             terms |= {f"student_{name}": value for name, value in found.items()}
         if distil:
-            loss, found = self.distillation(student, teacher.detach(), batch)
+            loss, found = self.distillation(student, teacher.detach(), batch, (self.student, self.teacher))
             total = total + student_dt * loss
             terms |= found
         return LossTerms(total, terms)
 
-    def _encode(
-        self, model: BertForPreTraining, batch: Batch, score_layers: set[int], distil: bool
-    ) -> EncoderOutput:
-        if distil:
-            return self.execution.encode(model, batch, hidden_states=True, score_layers=score_layers)
-        if batch.next_sentence_labels is not None:
-            return self.execution.encode(model, batch)
-        return self.execution.encode_masked(model, batch)
+    def _encode(self, model: BertForPreTraining, batch: Batch, reads: Reads) -> EncoderOutput:
+        if reads.output or batch.next_sentence_labels is not None:
+            return self.execution.encode(model, batch, reads)
+        return self.execution.encode_masked(model, batch, reads)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The teacher, and the student with its projection."""

@@ -1,6 +1,6 @@
-"""General distillation: L_DT from a frozen teacher, on unmasked text.
+"""General distillation: L_DT from a frozen teacher, on text that is masked only where L_DT predicts.
 
-TinyBERT, Section 3.2; X_GD in EDAD's tables.
+TinyBERT, Section 3.2 (no masks); X_GD in EDAD's tables.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from ..losses import DistillationLoss
 from ..models import EncoderOutput
 from ..training import LossTerms, ParameterGroup
 from .adapt import PLAIN, Execution, trainable
+from .distillation import Distillation, Reads
 
 
-class LayerDistillation(nn.Module):
-    """L_DT between two encoder outputs, scaled to a micro-batch's share of its optimiser step.
+class LayerDistillation(Distillation):
+    """TinyBERT's L_DT: hidden states and attention scores over a layer map; see `DistillationLoss`.
 
     Args:
         student, teacher: the models; only their widths are read.
@@ -41,7 +42,6 @@ class LayerDistillation(nn.Module):
         backend: str,
     ) -> None:
         super().__init__()
-        self.weights = {"attention": attention_weight, "hidden": hidden_weight}
         self.valid_only = mode == "valid_pairs"
         self.loss = DistillationLoss(
             student.config.hidden_size,
@@ -53,24 +53,18 @@ class LayerDistillation(nn.Module):
             head_match=head_match,
             backend=backend,
         )
-
-    @property
-    def student_layers(self) -> set[int]:
-        """Student layers whose queries and keys are needed."""
-        return {student for student, _ in self.loss.pairs} if self.weights["attention"] else set()
-
-    @property
-    def teacher_layers(self) -> set[int]:
-        """Teacher layers whose queries and keys are needed."""
-        return {teacher for _, teacher in self.loss.pairs} if self.weights["attention"] else set()
-
-    @property
-    def teacher_depth(self) -> int:
-        """The highest teacher layer that is matched."""
-        return max(teacher for _, teacher in self.loss.pairs)
+        mine, theirs = (frozenset(layers) for layers in zip(*self.loss.pairs, strict=True))
+        scores, hidden = attention_weight > 0.0, hidden_weight > 0.0
+        self.of_student = Reads(mine if scores else frozenset(), hidden_states=hidden)
+        self.of_teacher = Reads(theirs if scores else frozenset(), hidden_states=hidden, depth=max(theirs))
+        self.through_layers = hidden  # else through queries and keys alone, it may be
 
     def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch
+        self,
+        student: EncoderOutput,
+        teacher: EncoderOutput,
+        batch: Batch,
+        models: tuple[BertForPreTraining, BertForPreTraining] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum and the unweighted terms `attention` and `hidden`."""
         shares = batch.shares
@@ -95,7 +89,7 @@ class GeneralDistillation(nn.Module):
         self,
         teacher: BertForPreTraining,
         student: BertForPreTraining,
-        distillation: LayerDistillation,
+        distillation: Distillation,
         learning_rate: float,
         execution: Execution = PLAIN,
         teacher_dtype: torch.dtype = torch.float32,
@@ -122,18 +116,11 @@ class GeneralDistillation(nn.Module):
 
     def forward(self, batch: Batch, alpha: float) -> LossTerms:
         """The loss of `batch`."""
+        frozen = self._frozen()
         with torch.no_grad():
-            teacher = self.execution.encode(
-                self._frozen(),
-                batch,
-                hidden_states=True,
-                score_layers=self.distillation.teacher_layers,
-                depth=self.distillation.teacher_depth,
-            )
-        student = self.execution.encode(
-            self.student, batch, hidden_states=True, score_layers=self.distillation.student_layers
-        )
-        total, terms = self.distillation(student, teacher, batch)
+            teacher = self.execution.encode_read(frozen, batch, self.distillation.of_teacher)
+        student = self.execution.encode_read(self.student, batch, self.distillation.of_student)
+        total, terms = self.distillation(student, teacher, batch, (self.student, frozen))
         return LossTerms(total, terms)
 
     def parameter_groups(self) -> list[ParameterGroup]:

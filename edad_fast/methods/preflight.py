@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +14,18 @@ from ..corpus import expand_globs
 from ..errors import InputError
 from ..kernels import match_heads
 from ..losses import layer_map
-from ..models import exbert_config, has_weights, read_model_config, student_config
+from ..models import (
+    LAYER_SIZES,
+    exbert_config,
+    has_weights,
+    lacks_mlm_head,
+    read_model_config,
+    spread_layers,
+    student_config,
+)
 from ..vocabulary import load_tokenizer, vocabulary_of
-from .stages import alpha_schedule, head_match
+from .minilmv2 import check_relations
+from .stages import alpha_schedule, distils, has_general_stage, head_match
 
 
 def preflight(config: TrainConfig, processes: int = 1) -> None:
@@ -32,9 +42,10 @@ def preflight(config: TrainConfig, processes: int = 1) -> None:
             raise InputError(f"--{name} is missing (without any argument the program runs the demo)")
     if config.batch_tokens is not None:
         check_rows(config, config.batch_tokens // config.seq_len, processes)
-    expand_globs(config.corpus)
-    if config.validation:
-        expand_globs(config.validation)
+    _check_options(config)
+    for globs in (config.corpus, config.validation, config.general_corpus):
+        if globs:
+            expand_globs(globs)
     if config.vocab and not Path(config.vocab).is_file():
         raise InputError(f"--vocab {config.vocab}: no such file")
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -50,6 +61,7 @@ def preflight(config: TrainConfig, processes: int = 1) -> None:
         )
     student = student_config(config.student, vocab_size=len(general), max_positions=config.seq_len)
     if has_weights(config.student):
+        _check_weights_are_wanted(config)
         read_model_config(config.student)
         _check_student_vocabulary(config, general)
     named = {f"--teacher {config.teacher}": teacher, f"--student {config.student}": student}
@@ -66,8 +78,11 @@ def preflight(config: TrainConfig, processes: int = 1) -> None:
     ):
         if architecture == "exbert" and model.model_type == "bert":
             exbert_config(model, (widths[0], widths[1]), config.gate_bias)
-    layer_map(config.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
-    _check_heads(config, student, teacher)
+    if distils(config):
+        _check_distillation(config, student, teacher)
+    if config.student_init == "teacher_layers":
+        _check_layers_fit(student, teacher, "--student_init teacher_layers", LAYER_SIZES)
+        spread_layers(student.num_hidden_layers, teacher.num_hidden_layers)
     alpha_schedule(config)
 
 
@@ -104,6 +119,50 @@ def _check_student_vocabulary(config: TrainConfig, general: list[str]) -> None:
     )
 
 
+def _check_weights_are_wanted(config: TrainConfig) -> None:
+    """Check that no option asks for a student that has yet to get its weights."""
+    for given, what in (
+        (config.method == "from_scratch", "--method from_scratch"),
+        (bool(config.general_corpus), "--general_corpus (the stage that makes a small general model)"),
+        (config.student_init is not None, f"--student_init {config.student_init}"),
+    ):
+        if given:
+            raise InputError(
+                f"--student {config.student} has weights, and {what} is for a student without; give its "
+                f"config.json to start without them, or leave {what.split()[0]} out"
+            )
+
+
+def _check_distillation(config: TrainConfig, student: BertConfig, teacher: BertConfig) -> None:
+    """Check that L_DT can compare the two models."""
+    if config.distillation == "tinybert":
+        layer_map(config.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
+        _check_heads(config, student, teacher)
+    elif config.distillation == "minilmv2":
+        widths = {"teacher": teacher.hidden_size, "student": student.hidden_size}
+        check_relations(config.relation_heads, config.relation_layer, widths, teacher.num_hidden_layers)
+    else:
+        if config.cosine_weight > 0.0:
+            _check_layers_fit(student, teacher, "--distillation distilbert", ["hidden_size"])
+        unadapted = config.method == "general_distillation" or has_general_stage(config)
+        if unadapted and config.kl_weight > 0.0 and lacks_mlm_head(config.teacher):
+            raise InputError(
+                f"--distillation distilbert learns the teacher's predictions, and {config.teacher} has no "
+                "MLM head; adapt it first (--method edad or adapt_then_distill), or give --kl_weight 0"
+            )
+
+
+def _check_layers_fit(student: BertConfig, teacher: BertConfig, option: str, sizes: Sequence[str]) -> None:
+    for name in sizes:
+        mine, theirs = (getattr(model, name) for model in (student, teacher))
+        if mine != theirs:
+            way_out = "or --cosine_weight 0" if option.endswith("distilbert") else "or --student_init fresh"
+            raise InputError(
+                f"{option}: the student's {name} is {mine}, the teacher's {theirs}; the two must be "
+                f"equal: give such a student (--student distilbert6 for a teacher of width 768), {way_out}"
+            )
+
+
 def _check_heads(config: TrainConfig, student: BertConfig, teacher: BertConfig) -> None:
     def states(model: BertConfig) -> torch.Tensor:
         heads = model.num_attention_heads
@@ -113,3 +172,33 @@ def _check_heads(config: TrainConfig, student: BertConfig, teacher: BertConfig) 
         match_heads(states(student), states(student), states(teacher), states(teacher), head_match(config))
     except ValueError as error:
         raise InputError(f"--head_match {config.head_match}: {error}") from error
+
+
+def _check_options(config: TrainConfig) -> None:
+    """Check the options that belong to one method, one L_DT or one kind of vocabulary."""
+    if config.general_corpus and config.method not in ("distill_then_adapt", "adapt_and_distill"):
+        raise InputError(
+            f"--general_corpus is for --method distill_then_adapt and adapt_and_distill; --method "
+            f"{config.method} has no stage on general text, so leave it out"
+        )
+    if config.method == "from_scratch" and config.student_init == "teacher_layers":
+        raise InputError(
+            "--method from_scratch draws the student's weights; leave --student_init teacher_layers out"
+        )
+    if config.vocab_scope == "domain" and config.vocab_size is None and config.vocab is None:
+        raise InputError(
+            "--vocab_scope domain needs --vocab_size N (or auto) to learn the pieces, or --vocab FILE"
+        )
+    if config.relation_layer is not None and config.distillation != "minilmv2":
+        raise InputError(
+            f"--relation_layer {config.relation_layer} is for --distillation minilmv2; "
+            f"--distillation {config.distillation} does not read it"
+        )
+    for name in ("relation_heads", "relation_layer"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise InputError(f"--{name} is {getattr(config, name)}; give 1 or more")
+    weights = (config.kl_weight, config.student_mlm_weight, config.cosine_weight)
+    if config.distillation == "distilbert" and not any(weights):
+        raise InputError(
+            "--kl_weight, --student_mlm_weight and --cosine_weight are all 0: nothing would be distilled"
+        )

@@ -3,50 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
 
 import torch
-from torch import nn
-from transformers import BertForPreTraining, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
 
 from ..batches import BatchStream, TokenShards, build_shards, part_dir
 from ..config import TrainConfig
-from ..corpus import corpus_fingerprint, expand_globs, files_of_shard
+from ..corpus import expand_globs, files_of_shard
 from ..errors import InputError
-from ..files import atomic_dir, write_json
 from ..models import (
+    LAYER_SIZES,
     add_extension,
     build_pretraining_model,
+    copy_layers,
     exbert_config,
     expand_embeddings,
+    fill_rows,
     has_weights,
     load_pretraining_model,
     prepare_for_training,
+    read_model_config,
+    replace_vocabulary,
     set_dropout,
     student_config,
 )
 from ..training import World
-from ..vocabulary import (
-    Learning,
-    MergedVocabulary,
-    build_tokenizer,
-    build_vocabulary,
-    decompose,
-    load_tokenizer,
-    save_tokenizer,
-    vocabulary_of,
-)
-from ..vocabulary.report_files import write_vocabulary_report
-from ..vocabulary.summary import describe
+from ..vocabulary import build_tokenizer, decompose, load_tokenizer, vocabulary_of
+from .adapt import make_trainable
 from .preflight import check_rows
-from .stages import LoadedStream
+from .stages import LoadedStream, distils, has_general_stage
+from .vocabulary import pieces_of, run_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -59,96 +50,36 @@ class Data:
     """Text of a run as tokens.
 
     Attributes:
-        tokenizer: with the merged vocabulary.
-        general: the general vocabulary; its ids come first.
+        tokenizer: with the vocabulary of the run.
+        general: the general vocabulary; in a merged one its ids come first.
         shards: the corpus. held_out: shards and split for the held-out MLM loss, None without held-out text.
+        general_text: --general_corpus and the tokenizer it was read with, None without.
     """
 
     tokenizer: PreTrainedTokenizerFast
     general: list[str]
     shards: TokenShards
     held_out: tuple[TokenShards, str] | None
+    general_text: tuple[PreTrainedTokenizerFast, TokenShards] | None = None
 
     @property
     def added(self) -> list[str]:
         """The new pieces, in id order."""
-        return vocabulary_of(self.tokenizer)[len(self.general) :]
+        known = set(self.general)
+        return [piece for piece in vocabulary_of(self.tokenizer) if piece not in known]
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Of the text that is trained on; a resumed run goes on with the same."""
+        general = {} if self.general_text is None else {"general": self.general_text[1].fingerprint}
+        return {"shards": self.shards.fingerprint, **general}
 
-def learning(config: TrainConfig) -> Learning:
-    """How the run learns its domain pieces."""
-    return Learning(
-        config.criterion,
-        config.min_frequency,
-        threshold=config.vocab_threshold,
-        interval=config.vocab_interval,
-        max_size=config.vocab_max_size,
-    )
-
-
-def vocabulary_size(config: TrainConfig) -> int | Literal["auto"] | None:
-    """--vocab_size as a number, `auto`, or None for the teacher's own."""
-    if config.vocab_size == "auto":
-        return "auto"
-    return int(config.vocab_size) if config.vocab_size else None
-
-
-def _vocabulary_key(config: TrainConfig, base: PreTrainedTokenizerFast) -> str:
-    """Hash of all that decides the merged vocabulary."""
-    parts = {
-        "general": vocabulary_of(base),
-        "corpus": corpus_fingerprint(expand_globs(config.corpus)) if config.vocab_size else None,
-        "vocab": Path(config.vocab).read_text(encoding="utf-8") if config.vocab else None,
-        "options": [
-            config.vocab_size,
-            dataclasses.asdict(learning(config)),
-            config.text_field,
-            config.encoding_errors,
-        ],
-    }
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _merge(config: TrainConfig, base: PreTrainedTokenizerFast) -> MergedVocabulary:
-    return build_vocabulary(
-        base,
-        expand_globs(config.corpus),
-        size=vocabulary_size(config),
-        vocab_file=Path(config.vocab) if config.vocab else None,
-        text_field=config.text_field,
-        encoding_errors=config.encoding_errors,
-        max_line_mib=config.max_line_mib,
-        learning=learning(config),
-        progress=True,
-    )
-
-
-def merged_tokenizer(
-    config: TrainConfig, base: PreTrainedTokenizerFast, folder: Path, *, rebuild: bool = True
-) -> PreTrainedTokenizerFast:
-    """The run's tokenizer: the one in `folder` if it was made from the same input, else learned or read.
-
-    With pieces that were learned, `folder` gets the report and the curve that edad_fast.vocab writes.
-    """
-    key, stamp = _vocabulary_key(config, base), folder / "fingerprint.json"
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == key:
-        return load_tokenizer(folder)
-    if stamp.is_file() and not rebuild:
-        raise InputError(
-            f"{folder}: made from other text or another general vocabulary than --corpus and --teacher hold "
-            "now; put back what the run was started with, or start anew with --overwrite"
-        )
-    merged = _merge(config, base)
-    tokenizer = build_tokenizer(base, merged.pieces)
-    with atomic_dir(folder) as temporary:
-        save_tokenizer(tokenizer, temporary)
-        if merged.words is not None:
-            report = describe(merged, merged.words)
-            write_vocabulary_report(temporary, {**report, "criterion": config.criterion})
-        write_json(temporary / stamp.name, key)
-    new = len(merged.pieces) - merged.general_size
-    logger.info("vocabulary: %s pieces, %s of them new (%s)", f"{len(merged.pieces):,}", f"{new:,}", folder)
-    return tokenizer
+    def of_general(self) -> Data:
+        """The text of the general stage in the place of the domain's, where it has its own."""
+        if self.general_text is None:
+            return self
+        tokenizer, shards = self.general_text
+        return dataclasses.replace(self, tokenizer=tokenizer, shards=shards)
 
 
 def load_data(config: TrainConfig, output_dir: Path, *, rebuild: bool = True) -> Data:
@@ -159,16 +90,16 @@ def load_data(config: TrainConfig, output_dir: Path, *, rebuild: bool = True) ->
     """
     sources = expand_globs(config.corpus)
     base = load_tokenizer(config.teacher)
-    tokenizer = merged_tokenizer(config, base, output_dir / "vocabulary", rebuild=rebuild)
+    tokenizer = run_tokenizer(config, base, output_dir / "vocabulary", rebuild=rebuild)
     build = partial(
         build_shards,
-        tokenizer,
         text_field=config.text_field,
         encoding_errors=config.encoding_errors,
         max_line_mib=config.max_line_mib,
         rebuild=rebuild,
     )
     shards = build(
+        tokenizer,
         sources,
         output_dir / "shards" / "corpus",
         held_out_fraction=_held_out_share(config),
@@ -177,13 +108,23 @@ def load_data(config: TrainConfig, output_dir: Path, *, rebuild: bool = True) ->
     held_out: tuple[TokenShards, str] | None = None
     if config.validation:
         folder = output_dir / "shards" / "validation"
-        held_out = (build(expand_globs(config.validation), folder), "train")
+        held_out = (build(tokenizer, expand_globs(config.validation), folder), "train")
     elif len(shards.held_out):
         held_out = (shards, "held_out")
     else:
         logger.warning("no document is held out: the report will have no MLM loss (give --validation FILE)")
     logger.info("corpus: %s tokens in %s documents", f"{shards.n_tokens:,}", f"{shards.n_documents:,}")
-    return Data(tokenizer, vocabulary_of(base), shards, held_out)
+    general_text = None
+    if config.general_corpus:
+        # As the general model reads it: its text has few of the domain's pieces.
+        reader = base if config.vocab_scope == "merged" else tokenizer
+        folder = output_dir / "shards" / "general"
+        general_text = (reader, build(reader, expand_globs(config.general_corpus), folder))
+    elif has_general_stage(config):
+        logger.warning(
+            "no --general_corpus: the stage that makes a small general model reads the domain's text"
+        )
+    return Data(tokenizer, vocabulary_of(base), shards, held_out, general_text)
 
 
 def _parts_dir(config: TrainConfig) -> Path:
@@ -207,7 +148,7 @@ def build_part(config: TrainConfig, num_shards: int, shard_id: int) -> TokenShar
     files = files_of_shard(expand_globs(config.corpus), num_shards, shard_id)
     base = load_tokenizer(config.teacher)
     return build_shards(
-        build_tokenizer(base, _merge(config, base).pieces),
+        build_tokenizer(base, pieces_of(config, base).pieces),
         files,
         part_dir(_parts_dir(config), num_shards, shard_id),
         text_field=config.text_field,
@@ -225,8 +166,12 @@ def open_data(config: TrainConfig, output_dir: Path) -> Data:
         held_out = (TokenShards(output_dir / "shards" / "validation"), "train")
     elif len(shards.held_out):
         held_out = (shards, "held_out")
-    general = vocabulary_of(load_tokenizer(config.teacher))
-    return Data(load_tokenizer(output_dir / "vocabulary"), general, shards, held_out)
+    base, tokenizer = load_tokenizer(config.teacher), load_tokenizer(output_dir / "vocabulary")
+    general_text = None
+    if config.general_corpus:
+        reader = base if config.vocab_scope == "merged" else tokenizer
+        general_text = (reader, TokenShards(output_dir / "shards" / "general", held_out_fraction=0.0))
+    return Data(tokenizer, vocabulary_of(base), shards, held_out, general_text)
 
 
 def _held_out_share(config: TrainConfig) -> float:
@@ -234,24 +179,44 @@ def _held_out_share(config: TrainConfig) -> float:
 
 
 def build_teacher(config: TrainConfig, data: Data) -> BertForPreTraining:
-    """The general model with expanded embeddings, and with an extension for exBERT."""
-    torch.manual_seed(config.seed)
-    teacher = load_pretraining_model(config.teacher)
-    _expand(config, teacher, data)
+    """The general model with the run's vocabulary, and with an extension for exBERT."""
+    teacher = _general_model(config, data)
     if config.teacher_arch == "exbert":
         hidden, intermediate = config.teacher_extension
         teacher = add_extension(teacher, (hidden, intermediate), config.gate_bias)
     return _ready(config, teacher)
 
 
+def _general_model(config: TrainConfig, data: Data) -> BertForPreTraining:
+    torch.manual_seed(config.seed)
+    model = load_pretraining_model(config.teacher)
+    _give_vocabulary(config, model, data)
+    return model
+
+
+def _starts_from_teacher(config: TrainConfig, shape: BertConfig) -> bool:
+    """Whether a student without weights starts from layers of the teacher; see --student_init."""
+    if config.student_init is not None or config.distillation != "distilbert" or not distils(config):
+        return config.student_init == "teacher_layers"
+    teacher = read_model_config(config.teacher)
+    return shape.num_hidden_layers <= teacher.num_hidden_layers and all(
+        getattr(shape, name) == getattr(teacher, name) for name in LAYER_SIZES
+    )
+
+
 def build_student(config: TrainConfig, data: Data) -> BertForPreTraining:
-    """A student for the merged vocabulary, fresh or from a directory."""
+    """A student for the run's vocabulary, fresh, from a directory or from layers of the teacher."""
     torch.manual_seed(config.seed + 1)
     shape = student_config(config.student, vocab_size=len(data.tokenizer), max_positions=config.seq_len)
+    shape.pad_token_id = data.tokenizer.pad_token_id
     hidden, intermediate = config.student_extension
-    if has_weights(config.student):
-        student = load_pretraining_model(config.student)
-        _expand(config, student, data)
+    if has_weights(config.student) or _starts_from_teacher(config, shape):
+        if has_weights(config.student):
+            student = load_pretraining_model(config.student)
+            _give_vocabulary(config, student, data)
+        else:
+            student = build_pretraining_model(shape)
+            copy_layers(student, _general_model(config, data))
         if config.student_arch == "exbert":
             student = add_extension(student, (hidden, intermediate), config.gate_bias)
     else:
@@ -261,20 +226,35 @@ def build_student(config: TrainConfig, data: Data) -> BertForPreTraining:
     return _ready(config, student)
 
 
-def _expand(config: TrainConfig, model: BertForPreTraining, data: Data) -> None:
+def _give_vocabulary(config: TrainConfig, model: BertForPreTraining, data: Data) -> None:
+    """Replace the general vocabulary of `model` by the run's."""
     generator = torch.Generator().manual_seed(config.seed)
-    expand_embeddings(
-        model, decompose(data.added, data.general), init=config.embedding_init, generator=generator
+    if config.vocab_scope == "merged":
+        added = decompose(data.added, data.general)
+        expand_embeddings(model, added, init=config.embedding_init, generator=generator)
+        return
+    ids = {piece: number for number, piece in enumerate(data.general)}
+    pieces = vocabulary_of(data.tokenizer)
+    split = iter(decompose(data.added, data.general))
+    replace_vocabulary(
+        model,
+        [[ids[piece]] if piece in ids else next(split) for piece in pieces],
+        kept=[piece in ids for piece in pieces],
+        pad_id=data.tokenizer.pad_token_id,
+        init=config.embedding_init,
+        generator=generator,
     )
+
+
+def start_new_rows(config: TrainConfig, student: BertForPreTraining, data: Data) -> None:
+    """Start the student's rows of new pieces anew, from the rows it has learned on general text alone."""
+    generator = torch.Generator().manual_seed(config.seed)
+    fill_rows(student, decompose(data.added, data.general), init=config.embedding_init, generator=generator)
 
 
 def _ready(config: TrainConfig, model: BertForPreTraining) -> BertForPreTraining:
     set_dropout(model, config.dropout)
-    if not config.nsp:
-        # Not in any loss. DDP would wait for the device to learn that, in every step.
-        cast(nn.Module, model.bert.pooler).requires_grad_(False)
-        model.cls.seq_relationship.requires_grad_(False)
-    return prepare_for_training(model)
+    return prepare_for_training(make_trainable(model, sentence_head=config.nsp))
 
 
 def rows_per_step(config: TrainConfig, shards: TokenShards) -> int:

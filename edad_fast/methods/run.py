@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -45,11 +45,16 @@ from .prepare import (
     open_data,
     rows_per_step,
     stage_steps,
+    start_new_rows,
     train_stream,
 )
-from .stages import Ingredients, LoadedStream, build_stages, execution_of
+from .stages import GeneralText, Ingredients, LoadedStream, build_stages, execution_of, uses_teacher
 
 logger = logging.getLogger(__name__)
+
+_NO_COMPARISON = (
+    "per piece of the domain's own vocabulary: not comparable with the general model or a merged vocabulary"
+)
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
@@ -101,7 +106,8 @@ def _prepare(config: TrainConfig, world: World, device: torch.device) -> tuple[D
         take_output_dir(config, output_dir, folder)
     if folder != output_dir:
         data = open_data(config, output_dir)
-        parts = dataclasses.replace(parts, stream=_streams(config, data, world, device))
+        general = _general_text(config, data, world, device)
+        parts = dataclasses.replace(parts, stream=_streams(config, data, world, device), general=general)
     return data, parts
 
 
@@ -110,6 +116,18 @@ def _streams(
 ) -> Callable[[float], LoadedStream]:
     rows, pinned = rows_per_step(config, data.shards), device.type == "cuda"
     return lambda probability: train_stream(config, data, rows, probability, pinned, world)
+
+
+def _general_text(config: TrainConfig, data: Data, world: World, device: torch.device) -> GeneralText | None:
+    """Text of the general stage; None where it is the domain's."""
+    if data.general_text is None:
+        return None
+    streams = _streams(config, data.of_general(), world, device)
+    stream = streams(0.0).stream
+    steps = stage_steps(config, stream.rows_per_step, stream.steps_per_epoch)
+    if config.vocab_scope == "domain":
+        return GeneralText(streams, steps)
+    return GeneralText(streams, steps, lambda student: start_new_rows(config, student, data))
 
 
 def _ingredients(config: TrainConfig, data: Data, world: World, device: torch.device) -> Ingredients:
@@ -123,7 +141,8 @@ def _ingredients(config: TrainConfig, data: Data, world: World, device: torch.de
     if not config.dry_run:
         execution = execution_of(config, device, sharded=sharded)
     steps = stage_steps(config, stream.rows_per_step, stream.steps_per_epoch)
-    return Ingredients(config, teacher, student, streams, steps, execution)
+    general = _general_text(config, data, world, device)
+    return Ingredients(config, teacher, student, streams, steps, execution, general)
 
 
 def _train(
@@ -141,13 +160,17 @@ def _train(
         "teacher": parts.teacher,
         "student": parts.student,
     }
+    if not uses_teacher(config):
+        del models["teacher"]
     measure = _held_out_loss(config, data, models, device, precision)
 
     def start() -> dict[str, float]:
         with stop_at_once("preparing", "run the same command again", ends=world.size > 1):
             return measure()
 
-    before = world.on_main(start)
+    # Of a vocabulary that the model has only just been given, and with other tokens than it was trained on,
+    # a loss is none to compare with.
+    before = {} if config.vocab_scope == "domain" else world.on_main(start)
     settings = TrainerSettings(
         warmup_fraction=config.warmup_fraction,
         weight_decay=config.weight_decay,
@@ -162,7 +185,7 @@ def _train(
         profile=config.profile,
         distributed=config.distributed,
     )
-    state = {"config": config.fingerprint(), "shards": data.shards.fingerprint}
+    state = {"config": config.fingerprint(), **data.fingerprint}
     trainer = Trainer(output_dir, settings, run_state=state, world=world)
     try:
         ledger = trainer.run(build_stages(parts), resume=config.resume)
@@ -188,7 +211,11 @@ def _train(
                 {"name": str(f["name"]), "size": f["size"]}
                 for f in corpus_fingerprint(expand_globs(config.corpus))
             ],
-            "vocabulary": {"size": len(data.tokenizer), "added": len(data.added)},
+            "vocabulary": {
+                "size": len(data.tokenizer),
+                "added": len(data.added),
+                "scope": config.vocab_scope,
+            },
             "parameters": {
                 role: count_saved_parameters(model, keep_sentence_head=config.nsp)
                 for role, model in models.items()
@@ -206,6 +233,7 @@ def _train(
                 record["stage"]: record["terms"] for record in read_metrics(output_dir / "metrics.jsonl")
             },
             "mlm_loss": {name: {"before": found.get(name), "after": after.get(name)} for name in after},
+            **({"mlm_loss_note": _NO_COMPARISON} if config.vocab_scope == "domain" else {}),
             "evaluation": earlier_evaluation(output_dir, config.fingerprint()),
         }
         _save(config, output_dir, data, models, report)
@@ -217,6 +245,7 @@ def _train(
 
 def _write_rows(error: NonFiniteLoss, config: TrainConfig, data: Data, file: Path) -> None:
     """Write the text of the rows that the error names, unmasked, one row a line."""
+    data = data.of_general() if error.stage == "general_distil" else data
     # The whole step, not this process's part of it.
     batches = _streams(config, data, World(), torch.device("cpu"))(0.0).stream.step(error.step)
     found = {row: ids for batch in batches for row, ids in zip(batch.rows, batch.input_ids, strict=True)}
@@ -237,6 +266,7 @@ def dry_run_table(parts: Ingredients, precision: str) -> str:
     lines: list[tuple[str, str]] = [
         (f"{role} parameters", f"{count_parameters(model):,}")
         for role, model in (("teacher", parts.teacher), ("student", parts.student))
+        if role == "student" or uses_teacher(config)
     ]
     for build in build_stages(parts):
         stage = build()
@@ -244,7 +274,7 @@ def dry_run_table(parts: Ingredients, precision: str) -> str:
             stage,
             rows=rows,
             seq_len=config.seq_len,
-            mlm_probability=config.mlm_probability if stage.name != "distil" else 0.0,
+            mlm_probability=cast(LoadedStream, stage.batches).stream.mlm_probability,
             accumulation_steps=config.accumulation_steps,
             bf16=precision == "bf16",
         )

@@ -1,8 +1,8 @@
-"""Queries, keys and hidden states of an encoder, with SDPA left on.
+"""Queries, keys, values and hidden states of an encoder, with SDPA left on.
 
-`output_attentions=True` would switch SDPA off (or give nothing at all), so the queries and keys are taken
+`output_attentions=True` would switch SDPA off (or give nothing at all), so queries, keys and values are taken
 where the attention function is handed them: through the attention interface of transformers. BERT obeys that
-interface from transformers 5 on; before, the same tensors are the outputs of the query and key projections.
+interface from transformers 5 on; before, the same tensors are the outputs of the three projections.
 """
 
 from __future__ import annotations
@@ -37,16 +37,18 @@ class EncoderOutput:
         last_hidden: [B, L, d].
         hidden_states: n + 1 tensors [B, L, d]: the embedding output, then each layer's; () without capture.
         queries, keys: one [B, H, L, d / H] for each layer, before scaling; empty for layers not asked for.
+        values: as queries and keys; () where they are not asked for.
     """
 
     last_hidden: Tensor
     hidden_states: tuple[Tensor, ...] = ()
     queries: tuple[Tensor, ...] = ()
     keys: tuple[Tensor, ...] = ()
+    values: tuple[Tensor, ...] = ()
 
     def detach(self) -> EncoderOutput:
         """The same values, cut from the graph."""
-        lists = (self.hidden_states, self.queries, self.keys)
+        lists = (self.hidden_states, self.queries, self.keys, self.values)
         return EncoderOutput(
             self.last_hidden.detach(), *(tuple(t.detach() for t in tensors) for tensors in lists)
         )
@@ -57,7 +59,9 @@ def _capturing_sdpa(
 ) -> tuple[Tensor, None]:
     sink = getattr(module, "_capture_sink", None)
     if sink is not None:
-        sink["query"], sink["key"] = query, key
+        for name, states in (("query", query), ("key", key), ("value", value)):
+            if name in sink:
+                sink[name] = states
     cu_seqlens = kwargs.pop("cu_seq_lens_q", None)
     if cu_seqlens is not None:
         return varlen_attention(
@@ -83,8 +87,10 @@ def use_capturing_attention(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _sinks(encoder: Any, layers: Collection[int]) -> Iterator[dict[int, dict[str, Tensor]]]:
-    sinks: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
+def _sinks(
+    encoder: Any, layers: Collection[int], names: Collection[str]
+) -> Iterator[dict[int, dict[str, Tensor]]]:
+    sinks = {layer: {name: torch.empty(0) for name in names} for layer in layers}
     attentions: dict[int, Any] = {
         i: cast(Any, original_layer(encoder.encoder.layer[i - 1])).attention.self for i in layers
     }
@@ -93,7 +99,7 @@ def _sinks(encoder: Any, layers: Collection[int]) -> Iterator[dict[int, dict[str
         if _INTERFACE:
             attention._capture_sink = sinks[index]
         else:
-            for name in ("query", "key"):
+            for name in names:
 
                 def keep(
                     module: nn.Module, inputs: Any, output: Tensor, index: int = index, name: str = name
@@ -121,6 +127,7 @@ def encode(
     attention_mask: Tensor | None = None,
     hidden_states: bool = True,
     score_layers: Collection[int] | None = None,
+    values: bool = False,
     recompute: bool = False,
     depth: int | None = None,
     finish: bool = True,
@@ -136,7 +143,8 @@ def encode(
         hidden_states: keep every layer's output.
         score_layers: 1-based layers whose queries and keys are kept (in exBERT of the original module);
             None: all.
-        recompute: gradient checkpointing; a layer keeps its input, queries and keys alone for backward.
+        values: keep the value vectors of those layers too.
+        recompute: gradient checkpointing; a layer keeps its input and what is captured alone for backward.
         depth: run so many layers; None: all.
         finish: False stops before the last layer's feed-forward network, which `feed_forward` then runs on
             the positions that are needed; for plain BERT layers.
@@ -169,7 +177,8 @@ def encode(
     extra: dict[str, Any] = {}
     if cu_seqlens is not None:
         extra = {"cu_seq_lens_q": cu_seqlens, "max_length_q": input_ids.shape[1]}
-    with _sinks(encoder, captured) as sinks:
+    names = ("query", "key", "value") if values else ("query", "key")
+    with _sinks(encoder, captured, names) as sinks:
         for number, layer in zip(all_layers, layers, strict=True):
             if number == len(layers) and not finish:
                 output = layer.attention(states, attention_mask, **extra)
@@ -189,6 +198,7 @@ def encode(
         hidden_states=tuple(collected) if hidden_states else (),
         queries=by_layer("query"),
         keys=by_layer("key"),
+        values=by_layer("value") if values else (),
     )
 
 

@@ -87,6 +87,15 @@ def read_model_config(source: str | Path) -> BertConfig:
     return config
 
 
+def lacks_mlm_head(source: str | Path) -> bool:
+    """Whether `source` is a directory whose weights have no MLM head; one that is loaded from it is fresh."""
+    for file in Path(source).glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            if any(key.startswith("cls.predictions.transform") for key in tensors.keys()):  # noqa: SIM118
+                return False
+    return Path(source).is_dir()
+
+
 def load_pretraining_model(source: str | Path) -> BertForPreTraining:
     """Load a BERT or exBERT as `BertForPreTraining` in fp32; heads that the checkpoint lacks are fresh.
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from transformers import BertConfig
+import torch
+from transformers import BertConfig, PreTrainedModel
 
 from ..errors import InputError
+from .exbert import original_layer
 
-# TinyBERT4 (Jiao et al. 2020) and MiniLM-L6-H384 (Wang et al. 2020).
+# TinyBERT4 (Jiao et al. 2020), MiniLM-L6-H384 (Wang et al. 2020), DistilBERT (Sanh et al. 2019).
 SHAPES = {
     "tinybert4": {
         "num_hidden_layers": 4,
@@ -24,7 +26,16 @@ SHAPES = {
         "intermediate_size": 1536,
         "num_attention_heads": 12,
     },
+    "distilbert6": {
+        "num_hidden_layers": 6,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+    },
 }
+
+# What two layers have in common if one can start from the other.
+LAYER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
 
 
 def student_config(student: str, *, vocab_size: int, max_positions: int) -> BertConfig:
@@ -63,3 +74,44 @@ def student_config(student: str, *, vocab_size: int, max_positions: int) -> Bert
 def has_weights(student: str) -> bool:
     """Whether `student` is a directory with weights to start from."""
     return student not in SHAPES and Path(student).is_dir() and any(Path(student).glob("*.safetensors"))
+
+
+def spread_layers(student_layers: int, teacher_layers: int) -> list[int]:
+    """Teacher layers (from 1) that a shallower student starts from: evenly spread, first and last among them.
+
+    6 of 12 are 1 3 5 8 10 12, those of DistilBERT's published script (Sanh et al. 2019).
+
+    Raises:
+        InputError: a student deeper than the teacher.
+    """
+    if student_layers > teacher_layers:
+        raise InputError(
+            f"--student_init teacher_layers: the student has {student_layers} layers, the teacher "
+            f"{teacher_layers}; give a student with {teacher_layers} at most, or --student_init fresh"
+        )
+    gaps = max(1, student_layers - 1)
+    return [(2 * i * (teacher_layers - 1) + gaps) // (2 * gaps) + 1 for i in range(student_layers)]
+
+
+@torch.no_grad()
+def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Start a plain BERT student from its teacher: embeddings, heads and the layers of `spread_layers`.
+
+    Of an exBERT teacher the original layers are taken. Positions that one of the two lacks stay as they are.
+
+    Args:
+        student, teacher: of equal widths and vocabulary, with equal heads.
+
+    Raises:
+        InputError: a student deeper than the teacher.
+    """
+    chosen = spread_layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    layers = [original_layer(layer) for layer in cast(Any, teacher).bert.encoder.layer]
+    for mine, number in zip(cast(Any, student).bert.encoder.layer, chosen, strict=True):
+        mine.load_state_dict(layers[number - 1].state_dict())
+    theirs = dict(teacher.named_parameters())
+    for name, parameter in student.named_parameters():
+        if "bert.encoder.layer." in name:
+            continue
+        rows = min(len(parameter), len(theirs[name]))
+        parameter[:rows] = theirs[name][:rows]

@@ -32,6 +32,9 @@ _METHODS = {
     "edad": "domain adaptation of the teacher and distillation into the student in one pass (EDAD)",
     "general_distillation": "general distillation from a frozen teacher (TinyBERT)",
     "adapt_then_distill": "adaptation of the teacher, then general distillation from it",
+    "from_scratch": "masked language modelling of the domain text from fresh weights",
+    "distill_then_adapt": "a small general model, adapted to the domain (AdaLM)",
+    "adapt_and_distill": "distillation of the adapted teacher into an adapted small general model (AdaLM)",
 }
 
 
@@ -63,6 +66,8 @@ def model_card(
     ]
     if teacher := report.get("teacher"):
         verb = "The teacher started from" if role == "student" else "Started from"
+        if report.get("parameters") and "teacher" not in report["parameters"]:  # no stage ran it
+            verb = "The general vocabulary is that of"
         parts.append(f"{verb} `{teacher}`.")
     if role == "student" and (length := report.get("seq_len")):
         parts.append(f"It was trained on sequences of {length} tokens; use it up to that length.")

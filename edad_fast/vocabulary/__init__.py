@@ -20,6 +20,7 @@ from .build import (
     piece_counts,
 )
 from .counts import WordCounts, usable_cpus
+from .domain import build_domain_vocabulary, learn_domain_vocabulary
 from .encoded_batch import EncodedBatch
 from .fast_tokenizer import FastWordPieceTokenizer, encode_documents
 from .learning import CRITERIA, Criterion, Learning
@@ -47,6 +48,7 @@ __all__ = [
     "Normalization",
     "Reach",
     "WordCounts",
+    "build_domain_vocabulary",
     "build_tokenizer",
     "build_vocabulary",
     "count_words",
@@ -54,6 +56,7 @@ __all__ = [
     "encode_documents",
     "extend_vocabulary",
     "find_unreachable",
+    "learn_domain_vocabulary",
     "learn_wordpieces",
     "load_tokenizer",
     "merge_vocabularies",

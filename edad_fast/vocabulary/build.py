@@ -24,7 +24,7 @@ from .learning import Learning
 from .merged import MergedVocabulary
 from .normalization import MAX_WORD_CHARACTERS, Normalization, check_word_limit
 from .reach import find_unreachable
-from .tokenizer import read_vocab, vocabulary_of
+from .tokenizer import build_tokenizer, read_vocab, vocabulary_of
 
 Size = int | Literal["auto"]
 Vocabulary = Sequence[str] | Mapping[str, int]
@@ -347,20 +347,28 @@ def _ready_vocabulary(
                 f"{vocab_file}: line {number} is {piece!r}, the teacher's vocabulary has {expected!r} there; "
                 "the teacher's pieces come first, unchanged, and new ones behind them"
             )
-    fast = FastWordPieceTokenizer.from_tokenizer(base_tokenizer, split_special_tokens=True)
-    dead = find_unreachable(fast.with_pieces(pieces), range(len(general), len(pieces))).unreachable
+    tokenizer = build_tokenizer(base_tokenizer, pieces)
+    warn_of_unreachable(tokenizer, vocab_file, range(len(general), len(pieces)))
+    return MergedVocabulary.ready(pieces, len(general))
+
+
+def warn_of_unreachable(
+    tokenizer: PreTrainedTokenizerFast, vocab_file: str | os.PathLike[str], rows: Sequence[int]
+) -> None:
+    """Warn of pieces, among the new `rows` of `vocab_file`, that no text produces."""
+    fast = FastWordPieceTokenizer.from_tokenizer(tokenizer, split_special_tokens=True)
+    dead = find_unreachable(fast, rows).unreachable
     if dead:
         logger.warning(
             "%s: no text produces %s of the %s new pieces, such as %r on line %d; their rows stay untrained "
             "(python -m edad_fast.vocab --check %s lists them)",
             vocab_file,
             f"{len(dead):,}",
-            f"{len(pieces) - len(general):,}",
-            pieces[dead[0]],
+            f"{len(rows):,}",
+            fast.pieces[dead[0]],
             dead[0] + 1,
             vocab_file,
         )
-    return MergedVocabulary.ready(pieces, len(general))
 
 
 def decompose(added: Sequence[str], general: Vocabulary) -> list[list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,21 +21,33 @@ _ENDS = {
 }
 
 
-def describe(merged: MergedVocabulary, counts: WordCounts) -> dict[str, Any]:
-    """Describe a merged vocabulary; all counts come from a pass of its own over the counted words.
+def describe(
+    merged: MergedVocabulary, counts: WordCounts, general: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Describe a vocabulary; all counts come from a pass of its own over the counted words.
 
     A new piece is worth the tokens that it saves: its count times the general pieces it replaces, less one.
     `log_likelihood` is the sum over the pieces t of c_t ln(c_t / C): AdaLM's P(D) but for the constant number
     of documents, so that gains are the same.
 
+    Args:
+        general: the vocabulary that one of the domain alone is compared with; its pieces are no new ones.
+
     Returns:
         a dictionary that JSON can hold.
     """
-    # Rows that were taken over were [unusedN] before, which no text produces.
-    general = merged.pieces[: merged.general_size]
-    reused = [row for row in merged.added_rows if row < merged.general_size]
-    for row in reused:
-        general[row] = f"[unused-{row}]"
+    reused: list[int] = []
+    if general is None:
+        # Rows that were taken over were [unusedN] before, which no text produces.
+        general = merged.pieces[: merged.general_size]
+        reused = [row for row in merged.added_rows if row < merged.general_size]
+        for row in reused:
+            general[row] = f"[unused-{row}]"
+    else:
+        known = set(general)
+        rows = [row for row, piece in enumerate(merged.pieces) if piece not in known]
+        shared = len(merged.pieces) - merged.padding - len(rows)
+        merged = dataclasses.replace(merged, added_rows=rows, general_size=shared)
     before, after = piece_counts(general, counts), piece_counts(merged.pieces, counts)
     words = max(1, counts.total_words)
     added = merged.added

@@ -104,6 +104,13 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     return {name: str(getattr(tokenizer, name) or SPECIAL_DEFAULTS[name]) for name in _SPECIAL_NAMES}
 
 
+def reserved_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The pieces that a tokenizer cannot do without, in id order: special and other literal tokens."""
+    literal = (str(token["content"]) for token in _definition(tokenizer)["added_tokens"])
+    names = {*special_tokens(tokenizer).values(), *literal}
+    return [piece for piece in vocabulary_of(tokenizer) if piece in names]
+
+
 def check_bert(definition: dict[str, Any], source: str) -> None:
     """Raise InputError if a tokenizer.json is not that of a BERT; `source` names it."""
     kinds = {key: (definition.get(key) or {}).get("type") for key in ("model", "normalizer", "pre_tokenizer")}
