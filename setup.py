@@ -80,7 +80,7 @@ setup(
         *(f"edad_fast.kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"edad_fast.kernels": "kernels"},
-    package_data={"edad_fast": ["py.typed", "*.pyi"]},
+    package_data={"edad_fast": ["py.typed", "*.pyi"], "edad_fast.comparison": ["*.yaml", "suites/*.yaml"]},
     ext_modules=[Extension("edad_fast._native", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -1,4 +1,4 @@
-"""The compiled core (csrc/): the words of text, WordPiece vocabularies, and WordPiece ids, in C++20.
+"""The compiled core (csrc/): words of text, WordPiece vocabularies and ids, rows of training steps; in C++20.
 
 All of it runs without the GIL. Options that several of these take:
 
@@ -248,4 +248,43 @@ def merge(
     Raises:
         ValueError: an argument out of range, a piece that appears twice.
         RuntimeError: stopped by `progress`. KeyboardInterrupt passes through.
+    """
+
+def fill_rows(
+    files: tuple[NDArray[np.int32], ...],
+    tokens_per_file: int,
+    row: NDArray[np.int64],
+    start: NDArray[np.int64],
+    length: NDArray[np.int64],
+    column: NDArray[np.int64],
+    origin: NDArray[np.int64],
+    segment: NDArray[np.int64],
+    token_type: NDArray[np.int64],
+    epochs: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    *,
+    seq_len: int,
+    cls_id: int,
+    sep_id: int,
+    pad_id: int,
+    mask_id: int,
+    special: NDArray[np.bool_],
+    continuation: NDArray[np.bool_] | None,
+    replacements: NDArray[np.int64],
+    probability: float,
+    seed: int,
+) -> tuple[Any, ...]:
+    """Fill and mask rows: arguments and results as in `edad_fast.batches.rows`.
+
+    Args:
+        files, tokens_per_file: as `TokenShards.files`; never copied.
+        row, start, length, column, origin, segment, token_type: of `Spans`.
+
+    Returns:
+        The fields of `Rows`, in their order.
+
+    Raises:
+        IndexError: a span leaves the files, or a token the vocabulary: damaged shards.
+        TypeError: an item of `files` is no contiguous int32 array.
+        ValueError: sizes that do not fit together.
     """

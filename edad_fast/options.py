@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,13 +31,13 @@ def _hints() -> dict[str, Any]:
     return {option.name: types_of[option.name] for option in dataclasses.fields(TrainConfig)}
 
 
-def _convert(name: str, value: Any, hint: Any, where: str) -> Any:
+def convert(name: str, value: Any, hint: Any, where: str) -> Any:
     """Check `value` (from YAML or a flag) against the type `hint` of option `name`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return _convert(name, value, next(a for a in arguments if a is not type(None)), where)
+        return convert(name, value, next(a for a in arguments if a is not type(None)), where)
     if origin is Literal:
         if value not in arguments:
             near = suggestion(str(value), [str(a) for a in arguments])
@@ -47,7 +47,7 @@ def _convert(name: str, value: Any, hint: Any, where: str) -> Any:
         return value
     if origin is list:
         items = value if isinstance(value, list) else [value]
-        return [_convert(name, item, arguments[0], where) for item in items]
+        return [convert(name, item, arguments[0], where) for item in items]
     if hint is bool:
         if isinstance(value, bool):
             return value
@@ -81,14 +81,25 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected lines of 'option: value'")
+    return check_options(values, str(path))
+
+
+def check_options(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as the types of the training options of these names.
+
+    Raises:
+        InputError: unknown option (the near one is suggested) or wrong type; the message begins with `where`.
+    """
     hints = _hints()
     for key in values:
         if key not in hints:
-            raise InputError(f"{path}: unknown option {key!r}{suggestion(str(key), list(hints))}")
-    return {key: _convert(key, value, hints[key], str(path)) for key, value in values.items()}
+            raise InputError(f"{where}: unknown option {key!r}{suggestion(str(key), list(hints))}")
+    return {key: convert(key, value, hints[key], where) for key, value in values.items()}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `InputError`."""
+
     def error(self, message: str) -> typing.NoReturn:
         """Raise instead of exiting, with the nearest flag for an unknown one."""
         if message.startswith("unrecognized arguments: "):
@@ -99,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of `python -m edad_fast.train`: one for each option, grouped."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m edad_fast.train",
         description="Adapt a BERT teacher to a domain and distil it into a small student, in one pass. "
         "Without arguments: the demo, on generated text.",
@@ -142,7 +153,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     file = flags.pop("config")
     hints = _hints()
     values = load_config_file(file) if file else {}
-    values |= {key: _convert(f"--{key}", value, hints[key], "command line") for key, value in flags.items()}
+    values |= {key: convert(f"--{key}", value, hints[key], "command line") for key, value in flags.items()}
     config = TrainConfig(**values)
     validate(config)
     return config

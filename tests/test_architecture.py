@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
-    5: ("train", "evaluate", "vocab", "shards", "demo"),
-    4: ("methods",),
+    5: ("train", "evaluate", "export", "vocab", "shards", "demo", "compare"),
+    4: ("methods", "comparison"),
     3: ("batches", "models"),
     2: ("vocabulary", "losses"),
     1: (

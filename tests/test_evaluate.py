@@ -9,39 +9,19 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel
+from toy_models import PIECES, WORDS, save_tiny
+from transformers import AutoModelForTokenClassification, BertConfig, BertModel
 
 from edad_fast import evaluate
 from edad_fast.errors import InputError
-from edad_fast.models import build_pretraining_model, exbert_config, load_masked_lm, save_model
+from edad_fast.models import load_masked_lm
 from edad_fast.tasks.device import autocast, device_name, resolve_device, resolve_precision
 from edad_fast.tasks.masked_lm import masked_lm_loss_on, unpack
-from edad_fast.tasks.ner import NerTask
-from edad_fast.tasks.speed import measure_speed, weight_bytes
+from edad_fast.tasks.ner import NerSettings, NerTask, score_tags
+from edad_fast.tasks.ner_data import load_ner
 from edad_fast.vocabulary import load_tokenizer, save_tokenizer
 
 CPU = torch.device("cpu")
-WORDS = ["the", "of", "cured", "was", "gout", "flu", "polio", "aspirin", "with", "."]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
-
-
-def save_tiny(folder: Path, *, layers: int = 2, extension: bool = False) -> Path:
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(PIECES),
-        hidden_size=24,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=48,
-    )
-    model = build_pretraining_model(exbert_config(config, (8, 16), 0.0) if extension else config)
-    folder.mkdir(parents=True)
-    save_model(model, folder, keep_sentence_head=False)
-    vocab = folder.parent / f"{folder.name}.txt"
-    vocab.write_text("\n".join(PIECES) + "\n", encoding="utf-8")
-    save_tokenizer(load_tokenizer(vocab), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +275,37 @@ def test_ner_of_exbert_and_overwrite(exbert, ner_data, tmp_path):
     assert trained["runs"][0]["devel"] != untrained["runs"][0]["devel"]
 
 
+def test_the_best_model_is_kept_as_a_plain_token_classifier(plain, ner_data, tmp_path, capsys):
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    command = ner_command(plain, ner_data, out, "--save_model", str(kept), "--precision", "fp32")
+    assert evaluate.main([*command, "--seeds", "2"]) == 0
+    runs = json.loads((out / "ner.json").read_text())["runs"]
+    devel = [max(epoch["entity_f1"] for epoch in run["devel"]) for run in runs]
+    best = devel.index(max(devel))
+    model = AutoModelForTokenClassification.from_pretrained(kept)
+    assert model.config.id2label == {0: "O", 1: "B-Disease"}
+    assert model.get_input_embeddings().weight.shape[0] == len(PIECES)
+    # The saved files give the test score of that run.
+    task = NerTask(model, load_tokenizer(kept), load_ner(ner_data), NerSettings(), CPU)
+    found = score_tags(task.splits["test"].gold, task.predict(task.model, "test"))
+    assert found["entity_f1"] == pytest.approx(runs[best]["test"]["entity_f1"])
+    # A piece that the data lacks keeps its embedding.
+    before = load_masked_lm(plain).get_input_embeddings().weight
+    unused, used = PIECES.index("[MASK]"), PIECES.index("gout")
+    after = model.get_input_embeddings().weight
+    assert torch.equal(after[unused], before[unused])
+    assert not torch.equal(after[used], before[used])
+    assert evaluate.main([*command, "--seeds", "2"]) == 0  # reused
+    other = ner_command(plain, ner_data, out, "--save_model", str(tmp_path / "new"), "--precision", "fp32")
+    assert evaluate.main([*other, "--seeds", "2"]) == 2
+    assert "seeds 0, 1 are done and their models were not kept" in capsys.readouterr().err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    other[other.index(str(tmp_path / "new"))] = str(tmp_path / "full")
+    assert evaluate.main(other) == 2
+    assert "holds other files" in capsys.readouterr().err
+
+
 def test_ner_bad_input(plain, ner_data, tmp_path, capsys):
     broken = tmp_path / "data"
     broken.mkdir()
@@ -311,45 +322,6 @@ def test_ner_bad_input(plain, ner_data, tmp_path, capsys):
     assert drug == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "entities": 1}
     assert evaluate.main(ner_command(plain, ner_data, tmp_path / "x", "--seeds", "0")) == 2
     assert evaluate.main(ner_command(plain, ner_data, tmp_path / "y", "--num_threads", "0")) == 2
-
-
-# --- speed
-
-
-def test_speed_command_compares_with_the_teacher(plain, exbert, tmp_path, capsys):
-    arguments = [
-        "speed",
-        "--model",
-        str(plain),
-        "--teacher",
-        str(exbert),
-        "--seq_len",
-        "16",
-        "--batch_size",
-        "4",
-    ]
-    assert (
-        evaluate.main([*arguments, "--repeats", "5", "--output_dir", str(tmp_path), "--device", "cpu"]) == 0
-    )
-    result = json.loads((tmp_path / "speed.json").read_text())
-    student, teacher = result["student"], result["teacher"]
-    assert student["parameters"] == sum(p.numel() for p in load_masked_lm(plain).parameters())
-    assert student["embedding_parameters"] == len(PIECES) * 24
-    assert student["weight_bytes"] == (plain / "model.safetensors").stat().st_size
-    assert result["gain"]["parameters"] == pytest.approx(teacher["parameters"] / student["parameters"])
-    assert result["gain"]["latency_ms"] == pytest.approx(teacher["latency_ms"] / student["latency_ms"])
-    low, high = student["sentences_per_second_range"]
-    assert 0 < low <= student["sentences_per_second"] <= high
-    assert "gain" in capsys.readouterr().out
-    assert evaluate.main([*arguments, "--repeats", "2", "--output_dir", str(tmp_path)]) == 2
-
-
-def test_a_deeper_encoder_is_slower(tmp_path):
-    models = {name: load_masked_lm(save_tiny(tmp_path / name, layers=n)) for name, n in (("a", 1), ("b", 12))}
-    scores = measure_speed(models, device=CPU, batch_size=8, length=48, repeats=5)
-    assert scores["a"]["sentences_per_second"] > scores["b"]["sentences_per_second"]
-    assert scores["a"]["latency_ms"] < scores["b"]["latency_ms"]
-    assert weight_bytes(tmp_path / "a") < weight_bytes(tmp_path / "b")
 
 
 # --- device and precision

@@ -72,6 +72,8 @@ def test_wheel_holds_every_module(installed: Path) -> None:
     package = {name for name in modules(CHECKOUT / "edad_fast") if not name.startswith("kernels/")}
     assert modules(installed / "edad_fast") == package | kernels
     assert {path.name for path in installed.glob("*") if path.suffix != ".dist-info"} == {"edad_fast"}
+    assert (installed / "edad_fast/comparison/suites/table_1.yaml").is_file()
+    assert (installed / "edad_fast/comparison/paper_figures.yaml").is_file()
     assert {"py.typed", "_native.pyi"} <= {path.name for path in (installed / "edad_fast").iterdir()}
 
 

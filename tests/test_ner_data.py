@@ -56,10 +56,13 @@ def test_row_without_tag_names_file_and_line(tmp_path, row):
 
 
 def test_inside_without_begin_is_read_and_counted(tmp_path, caplog):
-    file = write(tmp_path / "a.tsv", "a\tI-X\nb\tI-X\n\nc\tB-Y\nd\tI-X\n")
-    sentences = read_ner(file)
-    assert "2 I- tags without a B- before them (first in line 1)" in caplog.text
-    assert sentences[0].tags == ["I-X", "I-X"]
+    for split in ("train", "devel", "test"):
+        write(tmp_path / f"{split}.tsv", "a\tI-X\nb\tI-X\n\nc\tB-Y\nd\tI-X\n")
+    data = load_ner(tmp_path)
+    assert "train.tsv:1: 2 I- tags without a B- before them" in caplog.text
+    assert [s.tags for s in data.splits["train"]] == [["B-X", "I-X"], ["B-Y", "B-X"]]
+    with pytest.raises(InputError, match=r"train\.tsv:1: I-X cannot follow nothing in iob2"):
+        load_ner(tmp_path, scheme="iob2")
 
 
 def test_bad_bytes_and_absent_or_empty_files(tmp_path):

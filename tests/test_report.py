@@ -113,10 +113,10 @@ def test_plots_take_one_record_and_values_that_are_not_positive(tmp_path):
 
 
 def test_stages_follow_each_other_on_the_token_axis():
-    from edad_fast.report.plots import _token_axis
+    from edad_fast.report.plots import token_axis
 
     records = [json.loads(metrics_line(stage, n)) for stage, n in (("a", 1), ("a", 2), ("b", 1))]
-    assert _token_axis(records) == ([4096, 8192, 12288], [8192])
+    assert token_axis(records) == ([4096, 8192, 12288], [8192])
 
 
 def test_summary_table_shows_what_the_run_made():

@@ -5,6 +5,7 @@
 
 namespace edad_fast::bindings {
 
+void bind_batches(pybind11::module_& module);
 void bind_encode(pybind11::module_& module);
 void bind_learn(pybind11::module_& module);
 void bind_segment(pybind11::module_& module);

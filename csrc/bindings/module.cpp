@@ -3,6 +3,7 @@
 
 PYBIND11_MODULE(_native, module) {
   edad_fast::bindings::bind_learn(module);  // first: it makes the type WordCounts, which others return
+  edad_fast::bindings::bind_batches(module);
   edad_fast::bindings::bind_encode(module);
   edad_fast::bindings::bind_segment(module);
 }

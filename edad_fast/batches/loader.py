@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import InputError
 from .batch import Batch, Shares
 from .hashing import Purpose, row_keys
-from .masking import choose_positions, replace_tokens
-from .packing import Ints, PackedRows, Spans, cut_documents, ranges
+from .packing import Ints, PackedRows, cut_documents
 from .pairs import PairRows
+from .rows import RowFiller
 from .shards import TokenShards
 
 # Sequences of a batch are filled up to a multiple of this.
@@ -101,17 +101,24 @@ class BatchStream:
         self.seq_len, self.rows_per_step, self.accumulation_steps = seq_len, rows_per_step, accumulation_steps
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.mlm_probability = mlm_probability
-        self._shards = shards
-        self._cls, self._sep, self._pad, self._mask = cls_id, sep_id, pad_id, mask_id
-        self._vocab_size = vocab_size
-        self._special = special.copy()
-        self._special[[cls_id, sep_id, pad_id, mask_id]] = True
-        self._replacements = np.flatnonzero(~self._special)
-        self._continuation = continuation if whole_word else None
+        special = special.copy()
+        special[[cls_id, sep_id, pad_id, mask_id]] = True
+        self._filler = RowFiller(
+            shards,
+            seq_len,
+            cls_id,
+            sep_id,
+            pad_id,
+            mask_id,
+            special=special,
+            continuation=continuation if whole_word else None,
+            probability=mlm_probability,
+            seed=seed,
+        )
         pieces = cut_documents(shards.offsets, documents, seq_len - extra)
         self._layout: PairRows | PackedRows
         if nsp:
-            self._layout = PairRows(pieces, self._read, continuation, seed)
+            self._layout = PairRows(pieces, self._filler.read, continuation, seed)
         else:
             self._layout = PackedRows(pieces, seq_len)
         self._orders: dict[int, Ints] = {}
@@ -149,16 +156,6 @@ class BatchStream:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_orders": {}}
 
-    def _read(self, positions: Ints) -> npt.NDArray[np.int32]:
-        tokens = self._shards.read(positions)
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._vocab_size:
-            raise InputError(
-                f"{self._shards.directory}: token {tokens.max()} is outside the vocabulary of "
-                f"{self._vocab_size}; the shards are damaged or of another vocabulary: delete the folder and "
-                "run again to rebuild them"
-            )
-        return tokens
-
     def _order(self, epoch: int) -> Ints:
         """Order of the rows in one epoch; those of the last two epochs asked for are kept."""
         with _ORDERING:
@@ -169,77 +166,43 @@ class BatchStream:
                 self._orders = newest | {epoch: np.argsort(keys, kind="stable")}
             return self._orders[epoch]
 
-    def _fill(self, spans: Spans, n_rows: int) -> dict[str, npt.NDArray[Any]]:
-        """Write spans into input, segment, position and token type ids; [n_rows, L] each."""
-        shape = (n_rows, self.seq_len)
-        base = spans.row * self.seq_len
-        first = np.where(spans.origin + 1 == spans.column, spans.origin, spans.column)
-        cover = spans.column + spans.length + 1 - first
-        cells = ranges(base + first, cover)
-        segment_ids = np.zeros(shape, np.int32)
-        segment_ids.reshape(-1)[cells] = np.repeat(spans.segment, cover)
-        position_ids = np.zeros(shape, np.int64)
-        position_ids.reshape(-1)[cells] = ranges(first - spans.origin, cover)
-        token_type_ids = np.zeros(shape, np.int64)
-        token_type_ids.reshape(-1)[cells] = np.repeat(spans.token_type, cover)
-        input_ids = np.full(shape, self._pad, np.int64)
-        flat = input_ids.reshape(-1)
-        flat[base + spans.origin] = self._cls
-        flat[base + spans.column + spans.length] = self._sep
-        flat[ranges(base + spans.column, spans.length)] = self._read(ranges(spans.start, spans.length))
-        return {
-            "input_ids": input_ids,
-            "segment_ids": segment_ids,
-            "position_ids": position_ids,
-            "token_type_ids": token_type_ids,
-        }
-
     def step(self, step: int) -> list[Batch]:
         """This process's micro-batches of optimiser step `step`, counted from 0."""
         n = self.rows_per_step
         numbers = np.arange(step * n, (step + 1) * n)
         epochs, places = np.divmod(numbers, self._layout.n_rows)
-        rows = np.concatenate(
-            [self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        )
+        shown = range(int(epochs[0]), int(epochs[-1]) + 1)
+        rows = np.concatenate([self._order(epoch)[places[epochs == epoch]] for epoch in shown])
 
         # Every process fills the whole step: its share of the totals needs the other rows' counts.
         spans = self._layout.spans(rows, epochs)
-        columns = self._fill(spans, n)
-        input_ids = columns["input_ids"]
-        positions = choose_positions(
-            input_ids, self._special, self._continuation, self.mlm_probability, self.seed, epochs, rows
-        )
-        labels = replace_tokens(input_ids, positions, self._mask, self._replacements, self.seed, epochs, rows)
-
-        bounds = np.arange(n + 1) * self.seq_len
-        masked = np.diff(np.searchsorted(positions, bounds))
-        segment_cells = spans.row * self.seq_len + spans.origin
-        second = spans.origin + 1 != spans.column  # a pair's second half shares its segment's [CLS]
-        sizes = np.bincount(segment_cells, spans.length + 2 - second, minlength=n * self.seq_len).reshape(
-            n, -1
-        )
-        tokens, pairs = sizes.sum(axis=1), (sizes**2).sum(axis=1)
-        counts = (masked, tokens, pairs, np.ones(n))
+        filled = self._filler.fill(spans, epochs, rows)
+        counts = (filled.masked, filled.tokens, filled.pairs, np.ones(n))
         totals = [(count, max(1.0, float(count.sum()))) for count in counts]
+        masked, begun = (np.concatenate([[0], np.cumsum(count)]) for count in (filled.masked, filled.begun))
 
         batches = []
         mine = np.array_split(np.arange(n), self.world_size)[self.rank]
         for part in np.array_split(mine, self.accumulation_steps):
-            here = slice(int(part[0]), int(part[-1]) + 1)
-            chosen = slice(*np.searchsorted(positions, bounds[[here.start, here.stop]]))
+            start, stop = int(part[0]), int(part[-1]) + 1
+            here, chosen = slice(start, stop), slice(masked[start], masked[stop])
+            first = start * self.seq_len
+            begins = filled.begins[begun[start] : begun[stop]] - first
             batches.append(
                 Batch(
-                    **{name: torch.from_numpy(column[here]) for name, column in columns.items()},
-                    masked_positions=torch.tensor(positions[chosen] - bounds[here.start]),
-                    masked_labels=torch.tensor(labels[chosen]),
+                    input_ids=torch.from_numpy(filled.input_ids[here]),
+                    segment_ids=torch.from_numpy(filled.segment_ids[here]),
+                    position_ids=torch.from_numpy(filled.position_ids[here]),
+                    token_type_ids=torch.from_numpy(filled.token_type_ids[here]),
+                    masked_positions=torch.from_numpy(filled.masked_positions[chosen] - first),
+                    masked_labels=torch.from_numpy(filled.masked_labels[chosen]),
                     next_sentence_labels=None if spans.labels is None else torch.tensor(spans.labels[here]),
                     shares=Shares(*(float(v[here].sum()) * self.world_size / total for v, total in totals)),
-                    tokens=int(tokens[here].sum()),
+                    tokens=int(filled.tokens[here].sum()),
                     step=step,
                     rows=tuple(numbers[here].tolist()),
-                    full_rows=bool((columns["segment_ids"][here] == 1).all()),
-                    cu_seqlens=torch.from_numpy(_sequences(columns["segment_ids"][here])),
+                    full_rows=bool(filled.full[here].all()),
+                    cu_seqlens=torch.from_numpy(_sequences(begins, len(part) * self.seq_len)),
                 )
             )
         return batches
@@ -272,11 +235,8 @@ class BatchStream:
             pool.shutdown(cancel_futures=True)
 
 
-def _sequences(segment_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """`Batch.cu_seqlens` of segment ids [B, L]."""
-    begins = np.ones(segment_ids.shape, np.bool_)
-    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
-    starts = np.flatnonzero(begins)
-    filled = np.full(-(-len(starts) // _SEQUENCES) * _SEQUENCES + 1, segment_ids.size, np.int32)
-    filled[: len(starts)] = starts
+def _sequences(begins: Ints, size: int) -> npt.NDArray[np.int32]:
+    """`Batch.cu_seqlens` of the places where segments and stretches of padding begin among `size` tokens."""
+    filled = np.full(-(-len(begins) // _SEQUENCES) * _SEQUENCES + 1, size, np.int32)
+    filled[: len(begins)] = begins
     return filled

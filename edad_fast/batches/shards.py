@@ -80,6 +80,11 @@ class TokenShards:
         )
 
     @property
+    def files(self) -> tuple[tuple[npt.NDArray[np.int32], ...], int]:
+        """The files' tokens, int32 [n] each, and the number in every file but the last."""
+        return tuple(self._tokens), self._tokens_per_file
+
+    @property
     def held_out(self) -> npt.NDArray[np.int64]:
         """Numbers of the documents kept from training, ascending."""
         return np.flatnonzero(self._is_held_out)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import safe_open
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
@@ -25,6 +27,8 @@ from transformers import (
 )
 
 from ..errors import InputError
+from ..files import atomic_dir
+from ..vocabulary import load_tokenizer, save_tokenizer
 from .capture import use_capturing_attention
 from .exbert import MODEL_TYPE, attach_extension, exbert_config, read_exbert_config
 
@@ -229,6 +233,42 @@ def load_masked_lm(directory: Path) -> nn.Module:
     return model
 
 
+def require_weights(directory: Path, prefix: str, what: str) -> None:
+    """See that the checkpoint has weights whose names begin with `prefix`.
+
+    Raises:
+        InputError: it has none (`what` says what is missing), no weights at all, or a damaged file.
+    """
+    keys: set[str] = set()
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                keys |= set(tensors.keys())
+        except Exception as error:
+            raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
+    if not any(key.startswith(prefix) for key in keys):
+        lacking = f"{what} ({prefix.rstrip('.')})" if keys else "weights (*.safetensors)"
+        raise InputError(f"{directory}: the weights hold no {lacking}; give a model saved with it")
+
+
+def load_encoder(directory: Path) -> nn.Module:
+    """Load a saved model without its heads.
+
+    `model(input_ids, attention_mask).last_hidden_state` is [B, L, d].
+
+    Raises:
+        InputError: no weights, a truncated or damaged file, or encoder weights missing.
+    """
+    model: PreTrainedModel
+    if _model_type(directory) != MODEL_TYPE:
+        model = _from_pretrained(AutoModelForMaskedLM, directory)
+    else:
+        model = BertForMaskedLM(read_exbert_config(Path(directory)))
+        attach_extension(model)
+        _load_weights(model, Path(directory), required=_ENCODER)
+    return cast(nn.Module, getattr(model, model.base_model_prefix))
+
+
 def load_token_classifier(directory: Path, labels: Sequence[str]) -> nn.Module:
     """Load a saved model under a fresh token-classification head for `labels` (entity tags, in id order).
 
@@ -248,3 +288,36 @@ def load_token_classifier(directory: Path, labels: Sequence[str]) -> nn.Module:
     attach_extension(model)
     _load_weights(model, Path(directory), required=_ENCODER)
     return model
+
+
+def load_classifier(directory: Path, kind: Literal["token", "sequence"]) -> nn.Module:
+    """Load a fine-tuned plain BERT with its own head over tokens or sequences.
+
+    Raises:
+        InputError: an exBERT, no weights, a truncated or damaged file, or encoder weights missing.
+    """
+    if _model_type(directory) == MODEL_TYPE:
+        raise InputError(
+            f"{directory}: an exBERT has no saved classifier; fine-tune a plain BERT student "
+            "(--student_arch bert)"
+        )
+    return _from_pretrained(
+        AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification, directory
+    )
+
+
+@contextmanager
+def save_token_classifier(
+    base: Path, directory: Path, labels: Sequence[str], state: dict[str, torch.Tensor]
+) -> Iterator[Path]:
+    """Write the fine-tuned weights `state` of `load_token_classifier(base, labels)`, with tokenizer.
+
+    Yields the temporary folder, for files of one's own; it then takes the place of `directory`, which loads
+    as a plain BERT: `pipeline("token-classification", directory)`.
+    """
+    model = cast(PreTrainedModel, load_token_classifier(base, labels))
+    model.load_state_dict(state)
+    with atomic_dir(directory) as folder:
+        model.save_pretrained(folder, safe_serialization=True)
+        save_tokenizer(load_tokenizer(base), folder)
+        yield folder

@@ -36,7 +36,7 @@ def write_plots(metrics: Path, folder: Path) -> list[Path]:
     # Imported here, as it takes a second; Figure is drawn without pyplot, so no display is asked for.
     from matplotlib.figure import Figure
 
-    positions, borders = _token_axis(records)
+    positions, borders = token_axis(records)
 
     def draw(name: str, label: str, series: dict[str, Callable[[Record], float | None]], log: bool) -> Path:
         figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
@@ -90,7 +90,7 @@ def _get(*keys: str) -> Callable[[Record], float | None]:
     return read
 
 
-def _token_axis(records: list[Record]) -> tuple[list[float], list[float]]:
+def token_axis(records: list[Record]) -> tuple[list[float], list[float]]:
     """Tokens seen at each record over all stages, and the positions where a further stage begins."""
     positions: list[float] = []
     borders: list[float] = []

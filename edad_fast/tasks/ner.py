@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from seqeval.metrics import classification_report
+from seqeval.metrics import classification_report, f1_score
+from seqeval.scheme import IOB2
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -108,6 +109,13 @@ def score_tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
     }
 
 
+def strict_entity_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    """Micro F1 over entities by seqeval in its strict mode: an entity begins with B-, stray I- are none."""
+    if not any(tag != "O" for tags in (*gold, *predicted) for tag in tags):
+        return 0.0
+    return float(f1_score(list(gold), list(predicted), mode="strict", scheme=IOB2, zero_division=0))
+
+
 def token_macro_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
     """Mean over all tags that occur, O included, of the token-level F1: sklearn's macro F1."""
     golds = Counter(tag for tags in gold for tag in tags)
@@ -160,9 +168,11 @@ class NerTask:
             for name, sentences in data.splits.items()
         }
         self.model = copy.deepcopy(model).float()
+        self.trained: nn.Module | None = None  # by the last `fine_tune`
+        self._word_table = self.model.get_input_embeddings().weight.detach()
         self.pad_id = int(tokenizer.pad_token_id)
         ids = [chunk.ids for part in chunks.values() for chunk in part]
-        rows = keep_used_embeddings(self.model, ids, self.pad_id)
+        rows = self._rows = keep_used_embeddings(self.model, ids, self.pad_id)
         if rows is not None:
             self.pad_id = int(rows[self.pad_id])
             chunks = {name: [replace(c, ids=rows[c.ids]) for c in part] for name, part in chunks.items()}
@@ -182,7 +192,7 @@ class NerTask:
 
         Returns:
             seed, learning_rate, best_epoch, devel (curve of the chosen rate), learning_rate_devel_f1 (best
-            devel F1 of each rate), test (see `score_tags`), seconds.
+            devel F1 of each rate), test (see `score_tags`, and entity_f1_strict), seconds.
 
         Raises:
             InputError: the loss stopped being finite.
@@ -201,15 +211,29 @@ class NerTask:
             if best is None or outcome.devel_f1 > best.devel_f1:
                 best = outcome
         assert best is not None, "learning_rates is empty"
+        self.trained = best.model
+        gold, predicted = self.splits["test"].gold, self.predict(best.model, "test")
         return {
             "seed": seed,
             "learning_rate": best.learning_rate,
             "learning_rate_devel_f1": tried,
             "best_epoch": best.epoch,
             "devel": best.curve,
-            "test": score_tags(self.splits["test"].gold, self.predict(best.model, "test")),
+            "test": score_tags(gold, predicted) | {"entity_f1_strict": strict_entity_f1(gold, predicted)},
             "seconds": time.perf_counter() - begin,
         }
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The weights of the last `fine_tune`, with the word embeddings of the pieces that the data lacks."""
+        assert self.trained is not None, "fine_tune has not run"
+        state = {name: value.detach().cpu() for name, value in self.trained.state_dict().items()}
+        if self._rows is not None:
+            (name,) = (name for name in state if name.endswith("word_embeddings.weight"))
+            used = torch.from_numpy(self._rows)
+            table = self._word_table.clone()
+            table[used >= 0] = state[name][used[used >= 0]]
+            state[name] = table
+        return state
 
     def _train(self, seed: int, rate: float, progress: Callable[[str, float], None]) -> _Outcome:
         settings, train = self.settings, self.splits["train"]

@@ -1,9 +1,8 @@
-"""Named-entity data: files with one `token TAB tag` a line -> chunks of WordPiece ids -> batches."""
+"""Named-entity data: files or datasets of tagged words -> IOB2 -> chunks of WordPiece ids -> batches."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..corpus import is_hub
 from ..errors import InputError
+from .ner_hub import read_hub_ner
+from .ner_schemes import TAG, SchemeError, detect_scheme, repair_iob2, to_iob2
 
 logger = logging.getLogger(__name__)
 
-SPLITS = {"train": ("train",), "devel": ("devel", "dev", "valid"), "test": ("test",)}
+SPLITS = {"train": ("train",), "devel": ("devel", "dev", "valid", "validation"), "test": ("test",)}
 SUFFIXES = (".tsv", ".txt", ".conll")
-_TAG = re.compile(r"O|[BIES]-\S.*")
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Words and their tags, of equal length, and the line of the first word (1-based)."""
+    """Words and their tags, of equal length, and the line of the first word (1-based) or the row."""
 
     words: list[str]
     tags: list[str]
@@ -32,19 +33,22 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class NerData:
-    """The three splits and the label set, which is read from train ("O" first, then sorted)."""
+    """The three splits in IOB2 and the label set, which is read from train ("O" first, then sorted).
+
+    `sources` says where each split is from, `scheme` how it was tagged there.
+    """
 
     splits: dict[str, list[Sentence]]
     labels: list[str]
-    files: dict[str, Path]
+    sources: dict[str, Path | str]
+    scheme: str = "iob2"
 
 
 def read_ner(path: str | Path) -> list[Sentence]:
-    """Read a file of `token TAB tag` lines with blank lines between sentences.
+    """Read a file of `token TAB tag` lines with blank lines between sentences; tags stay as they are.
 
     With more than two columns the first is the token and the last the tag; without a tab, columns are
-    separated by spaces. CRLF and a byte order mark are tolerated, `-DOCSTART-` rows are skipped. An I- tag
-    that continues nothing begins an entity, as in conlleval and seqeval; a warning says how many there are.
+    separated by spaces. CRLF and a byte order mark are tolerated, `-DOCSTART-` rows are skipped.
 
     Raises:
         InputError: no file, invalid UTF-8, a row without a tag, or no sentence at all.
@@ -59,7 +63,7 @@ def read_ner(path: str | Path) -> list[Sentence]:
     sentences: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
-    orphans = first_orphan = start = 0
+    start = 0
     for number, line in enumerate([*text.replace("\r\n", "\n").split("\n"), ""], start=1):
         if not line.strip():
             if words:
@@ -68,7 +72,7 @@ def read_ner(path: str | Path) -> list[Sentence]:
             continue
         columns = line.split("\t") if "\t" in line else line.split(" ")
         word, tag = columns[0], columns[-1].strip()
-        if len(columns) < 2 or not _TAG.fullmatch(tag):
+        if len(columns) < 2 or not TAG.fullmatch(tag):
             problem = f"has no tag (its last column is {tag!r})" if len(columns) > 1 else "has no tag"
             raise InputError(
                 f"{path}:{number}: row {line[:80]!r} {problem}; write 'token TAB tag' with tags O, B-TYPE, "
@@ -76,56 +80,108 @@ def read_ner(path: str | Path) -> list[Sentence]:
             )
         if word == "-DOCSTART-":
             continue
-        if tag[0] == "I" and (not tags or tags[-1] not in (f"B-{tag[2:]}", tag)):
-            orphans += 1
-            first_orphan = first_orphan or number
         start = number if not words else start
         words.append(word)
         tags.append(tag)
     if not sentences:
         raise InputError(f"{path}: no sentence; write 'token TAB tag' lines")
-    if orphans:
-        logger.warning(
-            "%s: %d I- tags without a B- before them (first in line %d); each begins an entity",
-            path,
-            orphans,
-            first_orphan,
-        )
     return sentences
 
 
-def load_ner(directory: str | Path, *, ignore_unknown_labels: bool = False) -> NerData:
-    """Read train, devel (or dev, valid) and test, each .tsv, .txt or .conll, from `directory`.
+def load_ner(
+    source: str | Path,
+    *,
+    ignore_unknown_labels: bool = False,
+    scheme: str = "auto",
+    token_column: str = "tokens",
+    tag_column: str = "ner_tags",
+) -> NerData:
+    """Read train, devel (or dev, valid, validation) and test of a folder or a Hugging Face dataset as IOB2.
 
     A label in devel or test that train lacks cannot be predicted. That is an error, as it is mostly a slip in
     the data; with `ignore_unknown_labels` it stays in the gold standard, where its entities count as missed.
 
+    Args:
+        source: a folder of .tsv, .txt or .conll files, or `hf:NAME[:CONFIG]` (see `ner_hub`).
+        scheme: one of `SCHEMES`, which the tags then have to follow; "auto" finds it, and reads an I- that
+            continues nothing as the begin of an entity.
+        token_column, tag_column: names in the dataset.
+
     Raises:
-        InputError: a split is missing, a file is malformed, or an unknown label.
+        InputError: a split is missing, a file is malformed, tags break their scheme, or an unknown label.
     """
-    directory = Path(directory)
-    splits: dict[str, list[Sentence]] = {}
-    files: dict[str, Path] = {}
-    for split, names in SPLITS.items():
-        candidates = [directory / (name + suffix) for suffix in SUFFIXES for name in names]
-        found = next((path for path in candidates if path.is_file()), None)
-        if found is None:
-            raise InputError(
-                f"{directory}: no {split} file; --data wants a folder with train.tsv, devel.tsv and test.tsv"
-            )
-        files[split] = found
-        splits[split] = read_ner(found)
+    sources: dict[str, Path | str]
+    if is_hub(str(source)):
+        parts = read_hub_ner(str(source), SPLITS, token_column, tag_column)
+        sources = {split: where for split, (where, _) in parts.items()}
+        splits = {split: [Sentence(*row) for row in rows] for split, (_, rows) in parts.items()}
+    else:
+        sources = {split: _split_file(Path(source), split) for split in SPLITS}
+        splits = {split: read_ner(path) for split, path in sources.items()}
+    if scheme == "auto":
+        try:
+            found = detect_scheme(sentence.tags for part in splits.values() for sentence in part)
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from error
+    else:
+        found = scheme
+    splits = {
+        split: _converted(part, sources[split], found, lenient=scheme == "auto" and found == "iob2")
+        for split, part in splits.items()
+    }
     known = {tag for sentence in splits["train"] for tag in sentence.tags}
     for split in ("devel", "test"):
         for sentence in splits[split]:
             for offset, tag in enumerate(sentence.tags):
                 if tag not in known and tag != "O" and not ignore_unknown_labels:
                     raise InputError(
-                        f"{files[split]}:{sentence.line + offset}: label {tag} does not occur in "
-                        f"{files['train']}; correct the data, or give --ignore_unknown_labels to count such "
-                        "entities as missed"
+                        f"{_place(sources[split], sentence, offset)}: label {tag} does not occur in "
+                        f"{sources['train']}; correct the data, or give --ignore_unknown_labels to count "
+                        "such entities as missed"
                     )
-    return NerData(splits, ["O", *sorted(known - {"O"})], files)
+    return NerData(splits, ["O", *sorted(known - {"O"})], sources, found)
+
+
+def _split_file(directory: Path, split: str) -> Path:
+    candidates = [directory / (name + suffix) for suffix in SUFFIXES for name in SPLITS[split]]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{directory}: no {split} file; --data wants a folder with train.tsv, devel.tsv and test.tsv"
+        )
+    return found
+
+
+def _place(source: Path | str, sentence: Sentence, offset: int) -> str:
+    if isinstance(source, Path):
+        return f"{source}:{sentence.line + offset}"
+    return f"{source}: row {sentence.line}, token {offset + 1}"
+
+
+def _converted(
+    sentences: list[Sentence], source: Path | str, scheme: str, *, lenient: bool
+) -> list[Sentence]:
+    result: list[Sentence] = []
+    orphans, first = 0, ""
+    for sentence in sentences:
+        if lenient:
+            tags = repair_iob2(sentence.tags)
+            changed = [i for i, (a, b) in enumerate(zip(tags, sentence.tags, strict=True)) if a != b]
+            if changed and not orphans:
+                first = _place(source, sentence, changed[0])
+            orphans += len(changed)
+        else:
+            try:
+                tags = to_iob2(sentence.tags, scheme)
+            except SchemeError as error:
+                raise InputError(
+                    f"{_place(source, sentence, error.position)}: {error} in {scheme}; mend the tag, or name "
+                    "the scheme of the data with --scheme"
+                ) from error
+        result.append(Sentence(sentence.words, tags, sentence.line))
+    if orphans:
+        logger.warning("%s: %d I- tags without a B- before them; each begins an entity", first, orphans)
+    return result
 
 
 @dataclass(frozen=True, slots=True)

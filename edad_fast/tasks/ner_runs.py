@@ -82,7 +82,7 @@ def run_seeds(
         yield run
 
 
-METRICS = ("entity_f1", "precision", "recall", "token_macro_f1")
+METRICS = ("entity_f1", "precision", "recall", "entity_f1_strict", "token_macro_f1")
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -95,7 +95,8 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     tests = [run["test"] for run in runs]
     types = sorted({name for test in tests for name in test["per_type"]})
     return {
-        **{key: over([test[key] for test in tests]) for key in METRICS},
+        # Results of earlier versions have no entity_f1_strict.
+        **{key: over([test[key] for test in tests]) for key in METRICS if all(key in test for test in tests)},
         "per_type": {
             name: {
                 key: over([t["per_type"].get(name, {}).get(key, 0.0) for t in tests])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..errors import InputError
 from .device import autocast
@@ -45,7 +46,7 @@ def measure_speed(
     Raises:
         InputError: `length` is above the position table of a model (it is named).
     """
-    encoders = {name: _encoder(model).to(device).eval() for name, model in models.items()}
+    encoders = {name: encoder_of(model).to(device).eval() for name, model in models.items()}
     for name, encoder in encoders.items():
         if length > encoder.config.max_position_embeddings:
             raise InputError(
@@ -58,8 +59,12 @@ def measure_speed(
         shape = (batch_size, length)
         ids = torch.randint(0, encoder.config.vocab_size, shape, generator=generator).to(device)
         batch[name], single[name] = ids, ids[:1]
-    throughput = _interleaved(encoders, batch, device, precision, repeats)
-    latency = _interleaved(encoders, single, device, precision, repeats)
+
+    def calls(ids: Mapping[str, Tensor]) -> dict[str, Timed]:
+        return {name: Timed(_call(encoders[name], ids[name], device, precision), device) for name in encoders}
+
+    throughput = interleaved(calls(batch), repeats)
+    latency = interleaved(calls(single), repeats)
     return {
         name: {
             "parameters": sum(p.numel() for p in models[name].parameters()),
@@ -73,34 +78,59 @@ def measure_speed(
     }
 
 
-def _encoder(model: Any) -> Any:
+def encoder_of(model: Any) -> Any:
+    """The encoder inside a model with a head, or the model itself."""
     return getattr(model, model.base_model_prefix, model)
 
 
-@torch.inference_mode()
-def _interleaved(
-    encoders: Mapping[str, Any], ids: Mapping[str, Tensor], device: torch.device, precision: str, repeats: int
-) -> dict[str, list[float]]:
-    """Seconds per call, `repeats` of them for each encoder, taken in turn."""
+def _call(encoder: Any, ids: Tensor, device: torch.device, precision: str) -> Callable[[], object]:
+    mask = torch.ones_like(ids)
 
-    def run(name: str, calls: int) -> float:
-        mask = torch.ones_like(ids[name])
-        _wait(device)
+    def call() -> object:
+        with autocast(device, precision):
+            return encoder(input_ids=ids, attention_mask=mask)
+
+    return call
+
+
+class Timed(NamedTuple):
+    """What `interleaved` times: a call, its device, and torch's CPU threads (None: as they are)."""
+
+    call: Callable[[], object]
+    device: torch.device
+    threads: int | None = None
+
+
+@torch.inference_mode()
+def interleaved(
+    timed: Mapping[str, Timed], repeats: int, *, progress: bool = False
+) -> dict[str, list[float]]:
+    """Seconds per call, `repeats` of them for each, taken in turn."""
+
+    def run(item: Timed, calls: int) -> float:
+        if item.threads is not None:
+            torch.set_num_threads(item.threads)
+        _wait(item.device)
         begin = time.perf_counter()
         for _ in range(calls):
-            with autocast(device, precision):
-                encoders[name](input_ids=ids[name], attention_mask=mask)
-        _wait(device)
+            item.call()
+        _wait(item.device)
         return (time.perf_counter() - begin) / calls
 
+    threads = torch.get_num_threads()
     calls = {}
-    for name in encoders:
-        run(name, 2)
-        calls[name] = max(1, round(_SECONDS_PER_TIMING / run(name, 1)))
-    seconds: dict[str, list[float]] = {name: [] for name in encoders}
-    for _ in range(repeats):
-        for name in encoders:
-            seconds[name].append(run(name, calls[name]))
+    try:
+        for name, item in tqdm(
+            timed.items(), desc="warm-up", disable=None if progress else True, leave=False
+        ):
+            run(item, 2)
+            calls[name] = max(1, round(_SECONDS_PER_TIMING / run(item, 1)))
+        seconds: dict[str, list[float]] = {name: [] for name in timed}
+        for _ in tqdm(range(repeats), desc="repeats", disable=None if progress else True, leave=False):
+            for name, item in timed.items():
+                seconds[name].append(run(item, calls[name]))
+    finally:
+        torch.set_num_threads(threads)
     return seconds
 
 

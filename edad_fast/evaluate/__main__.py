@@ -1,0 +1,5 @@
+"""`python -m edad_fast.evaluate`."""
+
+from . import main
+
+raise SystemExit(main())

@@ -1,0 +1,5 @@
+"""`python -m edad_fast.export`."""
+
+from . import main
+
+raise SystemExit(main())
