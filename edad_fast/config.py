@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
-from .errors import InputError
+from .method_defaults import defaults_of
 
 Method = Literal[
     "edad",
@@ -19,6 +19,11 @@ Method = Literal[
     "from_scratch",
     "distill_then_adapt",
     "adapt_and_distill",
+    "fine_tune",
+    "task_distillation",
+    "source_free",
+    "source_free_two_stage",
+    "aad",
 ]
 Distillation = Literal["tinybert", "minilmv2", "distilbert"]
 Architecture = Literal["bert", "exbert"]
@@ -65,12 +70,15 @@ class TrainConfig:
         [252, 1024], "exBERT teacher: hidden and intermediate width", "models"
     )
     student: str = _option(
-        "tinybert4", "tinybert4, minilm6, distilbert6, a BERT config.json, or a BERT directory", "models"
+        "tinybert4",
+        "tinybert4, minilm6, minilm3, distilbert6, a BERT config.json, or a BERT directory",
+        "models",
     )
     student_init: Literal["fresh", "teacher_layers"] | None = _option(
         None,
         "weights of a student that has none: fresh, or teacher_layers (evenly spread layers of a teacher "
-        "of equal widths); default: teacher_layers with --distillation distilbert where the widths agree",
+        "of equal widths); default: teacher_layers with --distillation distilbert and on labelled texts, "
+        "where the widths agree",
         "models",
     )
     student_arch: Architecture = _option(
@@ -130,6 +138,32 @@ class TrainConfig:
     )
     vocab_interval: int = _option(10_000, "--vocab_size auto: pieces between two looks", "text")
     vocab_max_size: int = _option(150_000, "--vocab_size auto: most pieces", "text")
+
+    # Labelled texts
+    labelled: str = _option(
+        "",
+        "fine_tune, task_distillation, aad: labelled texts, a folder or file (.csv .tsv .jsonl LABEL.review)",
+        "labelled texts",
+    )
+    target: str = _option(
+        "",
+        "source_free, source_free_two_stage, aad: texts of the target domain (also .txt, one a line); "
+        "classes are not read",
+        "labelled texts",
+    )
+    label_field: str = _option(
+        "", "field or column of the class; default: label, labels or sentiment", "labelled texts"
+    )
+    label_smoothing: float = _option(0.1, "fine_tune: weight of the uniform distribution", "labelled texts")
+    pseudo_label_weight: float = _option(
+        0.3, "weight of the cross-entropy against pseudo-labels (SHOT: 0.3)", "labelled texts"
+    )
+    temperature: float = _option(
+        None,
+        "T of T^2 KL(p_T/T || p_S/T) from teacher to student; default 1 (source_free and aad: 2)",
+        "labelled texts",
+    )
+    aad_temperature: float = _option(20.0, "aad: T between source encoder and adapting one", "labelled texts")
 
     # Batches
     seq_len: int = _option(128, "tokens a sequence, with [CLS] and [SEP]", "batches")
@@ -195,12 +229,22 @@ class TrainConfig:
     max_tokens: int | None = _option(None, "tokens to train on, in each stage", "optimisation")
     max_steps: int | None = _option(None, "optimiser steps, in each stage", "optimisation")
     epochs: float | None = _option(None, "passes over the corpus, in each stage (default 1)", "optimisation")
-    learning_rate: float = _option(1e-4, "peak learning rate of the teacher", "optimisation")
-    student_learning_rate: float = _option(5e-4, "peak learning rate of the student", "optimisation")
+    learning_rate: float = _option(
+        None,
+        "peak learning rate of the teacher; default 1e-4 (on labelled texts see docs/methods)",
+        "optimisation",
+    )
+    student_learning_rate: float = _option(
+        None,
+        "peak learning rate of the student; default 5e-4 (on labelled texts 1e-4)",
+        "optimisation",
+    )
     warmup_fraction: float = _option(0.1, "share of the steps with rising learning rate", "optimisation")
     weight_decay: float = _option(0.01, "AdamW weight decay, not on biases and LayerNorm", "optimisation")
     max_grad_norm: float = _option(1.0, "gradient clipping, per model", "optimisation")
-    dropout: float = _option(0.0, "dropout of both models during training", "optimisation")
+    dropout: float = _option(
+        None, "dropout of both models during training; default 0 (on labelled texts 0.1)", "optimisation"
+    )
     precision: Literal["auto", "bf16", "fp32"] = _option(
         "auto",
         "bf16 autocast over fp32 weights, or fp32; auto: bf16 where the device computes it",
@@ -253,6 +297,12 @@ class TrainConfig:
     )
     tensorboard: bool = _option(False, "also write TensorBoard events (extra: tensorboard)", "run")
 
+    def __post_init__(self) -> None:
+        """Fill in what depends on the method."""
+        for name, value in defaults_of(self.method).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
     def fingerprint(self) -> str:
         """Hash of all options but those in `FREE`."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in self.FREE}
@@ -261,93 +311,3 @@ class TrainConfig:
     def to_yaml(self) -> str:
         """The resolved configuration as YAML, in the order of the fields."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
-
-
-def validate(config: TrainConfig) -> None:
-    """Check that the options can go together.
-
-    Raises:
-        InputError: naming the options and the way out.
-    """
-    given = [name for name in ("max_tokens", "max_steps", "epochs") if getattr(config, name) is not None]
-    if len(given) > 1:
-        raise InputError(
-            f"give one of --max_tokens, --max_steps, --epochs; got {', '.join('--' + g for g in given)}"
-        )
-    for name in given:
-        if getattr(config, name) <= 0:
-            raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
-    if config.vocab_size is not None and config.vocab is not None:
-        raise InputError("give --vocab_size (learn the pieces) or --vocab (a ready file), not both")
-    size = str(config.vocab_size)
-    if config.vocab_size not in (None, "auto") and not (
-        size.isascii() and size.isdecimal() and len(size) < 10
-    ):
-        raise InputError(
-            f"--vocab_size is {config.vocab_size!r}; give the number of pieces, such as 40000, or auto"
-        )
-    if config.resume and config.overwrite:
-        raise InputError(
-            "--resume goes on with the run in output_dir, --overwrite removes it; give one of them"
-        )
-    for name in (
-        "alpha",
-        "alpha_start",
-        "alpha_end",
-        "mlm_probability",
-        "held_out_fraction",
-        "dropout",
-        "warmup_fraction",
-    ):
-        if getattr(config, name) is not None and not 0.0 <= getattr(config, name) <= 1.0:
-            raise InputError(f"--{name} is {getattr(config, name)}; it must lie between 0 and 1")
-    for name in ("seq_len", "accumulation_steps", "keep_checkpoints", "log_every"):
-        if getattr(config, name) < (8 if name == "seq_len" else 1):
-            raise InputError(f"--{name} is {getattr(config, name)}, which is too small")
-    for name, least in (
-        ("loader_workers", 0),
-        ("checkpoint_every", 0),
-        ("seed", 0),
-        ("evaluation_tokens", 1),
-        ("max_line_mib", 1),
-    ):
-        if getattr(config, name) is not None and getattr(config, name) < least:
-            raise InputError(f"--{name} is {getattr(config, name)}; give {least} or more")
-    if config.batch_tokens is not None and config.batch_tokens < config.seq_len * config.accumulation_steps:
-        raise InputError(
-            f"--batch_tokens {config.batch_tokens} is less than {config.accumulation_steps} sequence(s) of "
-            f"--seq_len {config.seq_len}; give at least {config.seq_len * config.accumulation_steps}"
-        )
-    if config.distributed == "fsdp" and config.frozen_teacher == "bf16":
-        raise InputError("--frozen_teacher bf16 needs --distributed ddp (fsdp shards the fp32 weights)")
-    if config.frozen_teacher == "bf16" and config.method in ("edad", "from_scratch"):
-        raise InputError(
-            "--frozen_teacher bf16 is for stages with a teacher that is not trained; --method "
-            f"{config.method} has none, so leave it out (--precision bf16 computes in bf16)"
-        )
-    if config.attention == "varlen" and (config.dropout or config.precision == "fp32"):
-        raise InputError("--attention varlen computes in bf16 and without dropout; use sdpa, or --dropout 0")
-    if config.alpha is not None and config.schedule != "constant":
-        raise InputError(
-            f"--alpha {config.alpha} goes with --schedule constant; --schedule {config.schedule} runs from "
-            "--alpha_start to --alpha_end"
-        )
-    unmasked = config.method == "general_distillation" and config.distillation != "distilbert"
-    if config.mlm_probability == 0.0 and not unmasked:
-        raise InputError(
-            f"--mlm_probability 0 leaves nothing to learn for --method {config.method} with --distillation "
-            f"{config.distillation}; 0.15 is usual"
-        )
-    for name in ("learning_rate", "student_learning_rate", "process_timeout", "kl_temperature"):
-        if not 0.0 < getattr(config, name) < float("inf"):
-            raise InputError(f"--{name} is {getattr(config, name)}; it must be positive")
-    for name in (
-        "weight_decay",
-        "max_grad_norm",
-        *(f"{n}_weight" for n in ("mlm", "nsp", "attention", "hidden", "kl", "student_mlm", "cosine")),
-    ):
-        if not 0.0 <= getattr(config, name) < float("inf"):
-            raise InputError(f"--{name} is {getattr(config, name)}; it must not be negative")
-    for name in ("teacher_extension", "student_extension"):
-        if len(getattr(config, name)) != 2:
-            raise InputError(f"--{name} takes two widths, hidden and intermediate, such as 252 1024")

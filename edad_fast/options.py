@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
-from .config import TrainConfig, validate
+from .config import TrainConfig
+from .config_checks import validate
 from .errors import InputError
 
 

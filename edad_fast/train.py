@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(report["dry_run"])
             return
         print(summary_table(report))
-        print(f"student: {config.output_dir}/student   report: {config.output_dir}/report.md")
+        model = "student" if "student" in report["parameters"] else "teacher"
+        print(f"{model}: {config.output_dir}/{model}   report: {config.output_dir}/report.md")
 
     return main_guard(body)
 

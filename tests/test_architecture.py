@@ -22,6 +22,8 @@ FLOORS = {
         "report",
         "cli",
         "config",
+        "config_checks",
+        "method_defaults",
         "options",
         "files",
         "errors",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+AnyBatch = TypeVar("AnyBatch", bound="Batch")
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ class Batch:
             return None
         return (self.segment_ids[:, :, None] == self.segment_ids[:, None, :])[:, None]
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def _map(self: AnyBatch, function: Callable[[Tensor], Tensor]) -> AnyBatch:
         moved: dict[str, Any] = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return dataclasses.replace(self, **moved)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self: AnyBatch, device: torch.device | str, non_blocking: bool = False) -> AnyBatch:
         """Return the batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self: AnyBatch) -> AnyBatch:
         """Return the batch with its tensors in page-locked memory."""
         return self._map(torch.Tensor.pin_memory)

@@ -13,7 +13,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig, validate
+from ..config import TrainConfig
+from ..config_checks import validate
 from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..options import check_options, suggestion

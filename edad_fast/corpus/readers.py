@@ -68,13 +68,20 @@ def _lines(path: Path, options: _Options) -> Iterator[str]:
             offset += len(raw)
 
 
-def check_lines(path: Path, *, encoding_errors: EncodingErrors, max_line_mib: int) -> None:
-    """Read a text file to the end.
+def decoded_lines(
+    path: Path, *, encoding_errors: EncodingErrors = "strict", max_line_mib: int = 64
+) -> Iterator[str]:
+    """Yield the lines of a text file (plain or compressed) with their line ends.
 
     Raises:
         InputError: at the first line that `iter_documents` would refuse.
     """
-    for _ in _lines(path, _Options("", encoding_errors == "replace", max_line_mib << 20)):
+    return _lines(path, _Options("", encoding_errors == "replace", max_line_mib << 20))
+
+
+def check_lines(path: Path, *, encoding_errors: EncodingErrors, max_line_mib: int) -> None:
+    """Read a text file to the end; raises as `decoded_lines`."""
+    for _ in decoded_lines(path, encoding_errors=encoding_errors, max_line_mib=max_line_mib):
         pass
 
 

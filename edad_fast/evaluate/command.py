@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from . import embeddings, mlm, ner, speed
+from . import embeddings, mlm, ner, sentiment, speed
 
-TASKS = {"ner": ner, "mlm": mlm, "embeddings": embeddings, "speed": speed}
+TASKS = {"ner": ner, "sentiment": sentiment, "mlm": mlm, "embeddings": embeddings, "speed": speed}
 
 
 def _parser() -> argparse.ArgumentParser:

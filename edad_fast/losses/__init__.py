@@ -2,7 +2,7 @@
 
 Modules: `AttentionScoreMSE`, `HiddenStateMSE`, `DistillationLoss`, `RelationKL`, `LogitKL`, `MaskedLMHead`,
 `AlphaSchedule`. Functions of tensors: `attention_score_mse`, `hidden_state_mse`, `relation_kl`, `logit_kl`,
-`masked_lm_loss`, `next_sentence_loss`.
+`masked_lm_loss`, `next_sentence_loss`, `information_maximisation`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from edad_fast.kernels import attention_score_mse, hidden_state_mse, logit_kl, r
 from .attention import AttentionScoreMSE
 from .distillation import Captured, DistillationLoss, DistillationTerms
 from .hidden import HiddenStateMSE
+from .information import information_maximisation
 from .layer_map import LAYER_MAPS, layer_map
 from .logits import LogitKL
 from .masked_lm import MaskedLMHead, masked_lm_loss, next_sentence_loss
@@ -32,6 +33,7 @@ __all__ = [
     "RelationKL",
     "attention_score_mse",
     "hidden_state_mse",
+    "information_maximisation",
     "layer_map",
     "logit_kl",
     "masked_lm_loss",

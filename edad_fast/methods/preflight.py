@@ -48,8 +48,7 @@ def preflight(config: TrainConfig, processes: int = 1) -> None:
             expand_globs(globs)
     if config.vocab and not Path(config.vocab).is_file():
         raise InputError(f"--vocab {config.vocab}: no such file")
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs the package tensorboard: pip install 'edad-fast[tensorboard]'")
+    check_tensorboard(config)
     if not Path(config.teacher).is_dir():
         load_tokenizer(config.teacher)  # says soonest that there is no such id, or no network
     teacher = read_model_config(config.teacher)
@@ -63,7 +62,7 @@ def preflight(config: TrainConfig, processes: int = 1) -> None:
     if has_weights(config.student):
         _check_weights_are_wanted(config)
         read_model_config(config.student)
-        _check_student_vocabulary(config, general)
+        check_student_vocabulary(config, general)
     named = {f"--teacher {config.teacher}": teacher, f"--student {config.student}": student}
     for name, model in named.items():
         positions = model.max_position_embeddings
@@ -86,6 +85,16 @@ def preflight(config: TrainConfig, processes: int = 1) -> None:
     alpha_schedule(config)
 
 
+def check_tensorboard(config: TrainConfig) -> None:
+    """Check that --tensorboard can write.
+
+    Raises:
+        InputError: the package is not there.
+    """
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard: pip install 'edad-fast[tensorboard]'")
+
+
 def check_rows(config: TrainConfig, rows: int, processes: int) -> None:
     """Check that a step of `rows` sequences has one for every micro-batch of every process.
 
@@ -103,7 +112,12 @@ def check_rows(config: TrainConfig, rows: int, processes: int) -> None:
     )
 
 
-def _check_student_vocabulary(config: TrainConfig, general: list[str]) -> None:
+def check_student_vocabulary(config: TrainConfig, general: list[str]) -> None:
+    """Check that a student with weights has the pieces `general`.
+
+    Raises:
+        InputError: the first difference.
+    """
     pieces = vocabulary_of(load_tokenizer(config.student))
     if pieces == general:
         return
@@ -137,7 +151,7 @@ def _check_distillation(config: TrainConfig, student: BertConfig, teacher: BertC
     """Check that L_DT can compare the two models."""
     if config.distillation == "tinybert":
         layer_map(config.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
-        _check_heads(config, student, teacher)
+        check_heads(config, student, teacher)
     elif config.distillation == "minilmv2":
         widths = {"teacher": teacher.hidden_size, "student": student.hidden_size}
         check_relations(config.relation_heads, config.relation_layer, widths, teacher.num_hidden_layers)
@@ -163,7 +177,13 @@ def _check_layers_fit(student: BertConfig, teacher: BertConfig, option: str, siz
             )
 
 
-def _check_heads(config: TrainConfig, student: BertConfig, teacher: BertConfig) -> None:
+def check_heads(config: TrainConfig, student: BertConfig, teacher: BertConfig) -> None:
+    """Check that --head_match can match the heads of the two models.
+
+    Raises:
+        InputError: it cannot.
+    """
+
     def states(model: BertConfig) -> torch.Tensor:
         heads = model.num_attention_heads
         return torch.empty(1, heads, 1, model.hidden_size // heads, device="meta")

@@ -17,10 +17,10 @@ from ..config import TrainConfig
 from ..corpus import expand_globs, files_of_shard
 from ..errors import InputError
 from ..models import (
-    LAYER_SIZES,
     add_extension,
     build_pretraining_model,
     copy_layers,
+    differing_sizes,
     exbert_config,
     expand_embeddings,
     fill_rows,
@@ -199,9 +199,7 @@ def _starts_from_teacher(config: TrainConfig, shape: BertConfig) -> bool:
     if config.student_init is not None or config.distillation != "distilbert" or not distils(config):
         return config.student_init == "teacher_layers"
     teacher = read_model_config(config.teacher)
-    return shape.num_hidden_layers <= teacher.num_hidden_layers and all(
-        getattr(shape, name) == getattr(teacher, name) for name in LAYER_SIZES
-    )
+    return shape.num_hidden_layers <= teacher.num_hidden_layers and not differing_sizes(shape, teacher)
 
 
 def build_student(config: TrainConfig, data: Data) -> BertForPreTraining:

@@ -17,15 +17,14 @@ from ..config import TrainConfig
 from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..files import atomic_dir, atomic_write
+from ..method_defaults import CLASSIFIER_METHODS
 from ..models import count_parameters, count_saved_parameters, has_weights, save_model
 from ..report import earlier_evaluation, format_table, model_card, read_metrics, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
 from ..training import (
-    Ledger,
     NonFiniteLoss,
     Trainer,
-    TrainerSettings,
     World,
     join,
     local_device,
@@ -33,6 +32,7 @@ from ..training import (
 )
 from ..vocabulary import save_tokenizer
 from .adapt import Execution
+from .classifier_run import run_classifiers
 from .cost import step_cost
 from .output_dir import check_output_dir, has_results, staging_dir, take_output_dir
 from .preflight import preflight
@@ -48,6 +48,7 @@ from .prepare import (
     start_new_rows,
     train_stream,
 )
+from .settings import costs, trainer_settings
 from .stages import GeneralText, Ingredients, LoadedStream, build_stages, execution_of, uses_teacher
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
                 "--distributed fsdp shards nothing in one process; torchrun starts several "
                 "(docs/many_devices.md)"
             )
+
+        if config.method in CLASSIFIER_METHODS:
+            return run_classifiers(config, world, device, precision)
 
         def prepare() -> tuple[Data, Ingredients]:
             with stop_at_once("preparing", "run the same command again", ends=world.size > 1):
@@ -171,20 +175,7 @@ def _train(
     # Of a vocabulary that the model has only just been given, and with other tokens than it was trained on,
     # a loss is none to compare with.
     before = {} if config.vocab_scope == "domain" else world.on_main(start)
-    settings = TrainerSettings(
-        warmup_fraction=config.warmup_fraction,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        precision=precision,
-        device=device,
-        checkpoint_every=max(1, steps // 10) if config.checkpoint_every is None else config.checkpoint_every,
-        keep_checkpoints=config.keep_checkpoints,
-        log_every=config.log_every,
-        seed=config.seed,
-        tensorboard=config.tensorboard,
-        profile=config.profile,
-        distributed=config.distributed,
-    )
+    settings = trainer_settings(config, device, precision, steps)
     state = {"config": config.fingerprint(), **data.fingerprint}
     trainer = Trainer(output_dir, settings, run_state=state, world=world)
     try:
@@ -228,7 +219,7 @@ def _train(
             "device_name": device_name(device),
             "devices": world.size,
             "preparation_seconds": preparation,
-            **_costs(ledger),
+            **costs(ledger),
             "losses": {
                 record["stage"]: record["terms"] for record in read_metrics(output_dir / "metrics.jsonl")
             },
@@ -309,16 +300,6 @@ def _held_out_loss(
         }
 
     return measure
-
-
-def _costs(ledger: Ledger) -> dict[str, Any]:
-    stages = ledger.stages
-    return {
-        "device_hours": {**{s.name: s.device_seconds / 3600 for s in stages}, "total": ledger.device_hours},
-        "tokens_per_second": ledger.tokens_per_second,
-        "peak_memory": {stage.name: stage.peak_memory_bytes for stage in stages},
-        "ledger": ledger.to_json(),
-    }
 
 
 def _save(

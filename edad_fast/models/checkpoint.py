@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -22,6 +22,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
+    BertForSequenceClassification,
     BertForTokenClassification,
     PreTrainedModel,
 )
@@ -34,6 +35,7 @@ from .exbert import MODEL_TYPE, attach_extension, exbert_config, read_exbert_con
 
 logger = logging.getLogger(__name__)
 
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 _ENCODER = ("bert.embeddings", "bert.encoder")
 
 
@@ -178,7 +180,7 @@ def add_extension(
     return extended
 
 
-def prepare_for_training(model: BertForPreTraining) -> BertForPreTraining:
+def prepare_for_training(model: ModelT) -> ModelT:
     """Switch the capturing attention on and put `model` in training mode."""
     use_capturing_attention(model)
     return model.train()
@@ -209,12 +211,22 @@ def save_model(model: BertForPreTraining, directory: Path, *, keep_sentence_head
         state = {k: v for k, v in model.state_dict().items() if not k.startswith(_SENTENCE_HEAD)}
         saved.load_state_dict(state)
         saved.tie_weights()
-    attention = saved.config._attn_implementation
-    saved.config._attn_implementation = "sdpa"
+    _save_plain(saved, directory)
+
+
+def save_classifier(model: BertForSequenceClassification, directory: Path) -> None:
+    """Write config.json and model.safetensors (fp32) for `AutoModelForSequenceClassification`."""
+    _save_plain(model, directory)
+
+
+def _save_plain(model: PreTrainedModel, directory: Path) -> None:
+    """Save without a trace of the capturing attention."""
+    attention = model.config._attn_implementation
+    model.config._attn_implementation = "sdpa"
     try:
-        saved.save_pretrained(directory, safe_serialization=True)
+        model.save_pretrained(directory, safe_serialization=True)
     finally:
-        saved.config._attn_implementation = attention
+        model.config._attn_implementation = attention
 
 
 def load_masked_lm(directory: Path) -> nn.Module:
@@ -233,12 +245,7 @@ def load_masked_lm(directory: Path) -> nn.Module:
     return model
 
 
-def require_weights(directory: Path, prefix: str, what: str) -> None:
-    """See that the checkpoint has weights whose names begin with `prefix`.
-
-    Raises:
-        InputError: it has none (`what` says what is missing), no weights at all, or a damaged file.
-    """
+def _weight_names(directory: Path) -> set[str]:
     keys: set[str] = set()
     for file in sorted(directory.glob("*.safetensors")):
         try:
@@ -246,6 +253,16 @@ def require_weights(directory: Path, prefix: str, what: str) -> None:
                 keys |= set(tensors.keys())
         except Exception as error:
             raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
+    return keys
+
+
+def require_weights(directory: Path, prefix: str, what: str) -> None:
+    """See that the checkpoint has weights whose names begin with `prefix`.
+
+    Raises:
+        InputError: it has none (`what` says what is missing), no weights at all, or a damaged file.
+    """
+    keys = _weight_names(directory)
     if not any(key.startswith(prefix) for key in keys):
         lacking = f"{what} ({prefix.rstrip('.')})" if keys else "weights (*.safetensors)"
         raise InputError(f"{directory}: the weights hold no {lacking}; give a model saved with it")
@@ -275,19 +292,73 @@ def load_token_classifier(directory: Path, labels: Sequence[str]) -> nn.Module:
     Raises:
         InputError: no weights, a truncated or damaged file, or encoder weights missing.
     """
+    return _load_classifier(directory, labels, AutoModelForTokenClassification, BertForTokenClassification)
+
+
+def load_text_classifier(source: str | Path, labels: Sequence[str]) -> BertForSequenceClassification:
+    """Load a BERT (plain or exBERT) under a head for `labels` (in id order), over the pooler's output.
+
+    A head (and pooler) that the checkpoint has is kept, fresh ones are drawn from torch's generator.
+
+    Raises:
+        InputError: no weights, a truncated or damaged file, encoder weights missing, or a head of another
+            number of labels.
+    """
+    found = classifier_labels(source)
+    if found and len(found) != len(labels):
+        raise InputError(
+            f"{source}: its head knows {len(found)} classes ({', '.join(found)}), the data have "
+            f"{len(labels)} ({', '.join(labels)})"
+        )
+    model = _load_classifier(
+        source, labels, AutoModelForSequenceClassification, BertForSequenceClassification
+    )
+    return cast(BertForSequenceClassification, model)
+
+
+def classifier_labels(source: str | Path) -> list[str]:
+    """The classes of a saved text classifier, in id order; [] if `source` is none.
+
+    Raises:
+        InputError: config.json is missing or damaged.
+    """
+    if not Path(source).is_dir():
+        return []
+    _model_type(source)
+    values = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+    if "BertForSequenceClassification" not in (values.get("architectures") or []):
+        return []
+    names = values.get("id2label") or {str(i): str(i) for i in range(int(values.get("num_labels", 2)))}
+    return [str(names[key]) for key in sorted(names, key=int)]
+
+
+def fresh_parts(directory: Path) -> list[str]:
+    """Names of the modules that a fine-tuning on texts draws anew: the head, and a pooler that is not saved.
+
+    Raises:
+        InputError: a truncated or damaged file.
+    """
+    keys = _weight_names(directory)
+    pooled = any(key.endswith("pooler.dense.weight") for key in keys)
+    return ["classifier"] if pooled else ["classifier", "bert.pooler"]
+
+
+def _load_classifier(
+    source: str | Path, labels: Sequence[str], auto_class: Any, bert_class: Any
+) -> PreTrainedModel:
     names: dict[str, Any] = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
-    if _model_type(directory) != MODEL_TYPE:
-        return _from_pretrained(AutoModelForTokenClassification, directory, num_labels=len(labels), **names)
-    config = read_exbert_config(Path(directory))
+    if _model_type(source) != MODEL_TYPE:
+        return _from_pretrained(auto_class, source, num_labels=len(labels), **names)
+    config = read_exbert_config(Path(source))
     config.num_labels = len(labels)
     config.id2label, config.label2id = names["id2label"], names["label2id"]
-    model = BertForTokenClassification(config)
+    model = bert_class(config)
     attach_extension(model)
-    _load_weights(model, Path(directory), required=_ENCODER)
-    return model
+    _load_weights(model, Path(source), required=_ENCODER)
+    return cast(PreTrainedModel, model)
 
 
 def load_classifier(directory: Path, kind: Literal["token", "sequence"]) -> nn.Module:

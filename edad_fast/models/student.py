@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,8 @@ from transformers import BertConfig, PreTrainedModel
 from ..errors import InputError
 from .exbert import original_layer
 
-# TinyBERT4 (Jiao et al. 2020), MiniLM-L6-H384 (Wang et al. 2020), DistilBERT (Sanh et al. 2019).
+# TinyBERT4 (Jiao et al. 2020), MiniLM-L6-H384 (Wang et al. 2020) and every other layer of it, DistilBERT
+# (Sanh et al. 2019).
 SHAPES = {
     "tinybert4": {
         "num_hidden_layers": 4,
@@ -22,6 +24,12 @@ SHAPES = {
     },
     "minilm6": {
         "num_hidden_layers": 6,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_attention_heads": 12,
+    },
+    "minilm3": {
+        "num_hidden_layers": 3,
         "hidden_size": 384,
         "intermediate_size": 1536,
         "num_attention_heads": 12,
@@ -93,22 +101,36 @@ def spread_layers(student_layers: int, teacher_layers: int) -> list[int]:
     return [(2 * i * (teacher_layers - 1) + gaps) // (2 * gaps) + 1 for i in range(student_layers)]
 
 
+def differing_sizes(student: Any, teacher: Any) -> list[str]:
+    """What keeps a student's layers from starting as the teacher's: names in their configurations."""
+    return [name for name in LAYER_SIZES if getattr(student, name) != getattr(teacher, name)]
+
+
 @torch.no_grad()
-def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Start a plain BERT student from its teacher: embeddings, heads and the layers of `spread_layers`.
+def copy_layers(
+    student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None = None
+) -> None:
+    """Start a plain BERT student from its teacher: embeddings, heads and some of its layers.
 
     Of an exBERT teacher the original layers are taken. Positions that one of the two lacks stay as they are.
 
     Args:
-        student, teacher: of equal widths and vocabulary, with equal heads.
+        student, teacher: with equal heads and vocabulary.
+        layers: a teacher layer, from 1, for each of the student's; default: `spread_layers`.
 
     Raises:
-        InputError: a student deeper than the teacher.
+        InputError: layers of other sizes, or a student deeper than the teacher.
     """
-    chosen = spread_layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
-    layers = [original_layer(layer) for layer in cast(Any, teacher).bert.encoder.layer]
+    for name in differing_sizes(student.config, teacher.config):
+        raise InputError(
+            f"--student_init teacher_layers: the student's {name} is {getattr(student.config, name)}, the "
+            f"teacher's {getattr(teacher.config, name)}; give a student of the teacher's sizes, or "
+            "--student_init fresh"
+        )
+    chosen = layers or spread_layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    originals = [original_layer(layer) for layer in cast(Any, teacher).bert.encoder.layer]
     for mine, number in zip(cast(Any, student).bert.encoder.layer, chosen, strict=True):
-        mine.load_state_dict(layers[number - 1].state_dict())
+        mine.load_state_dict(originals[number - 1].state_dict())
     theirs = dict(teacher.named_parameters())
     for name, parameter in student.named_parameters():
         if "bert.encoder.layer." in name:

@@ -28,6 +28,14 @@ model = load_masked_lm("path/to/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
 ```"""
 
+_LOAD_CLASSIFIER = _LOAD_PLAIN.replace("AutoModelForMaskedLM", "AutoModelForSequenceClassification")
+_LOAD_EXBERT_CLASSIFIER = _LOAD_EXBERT.replace(
+    "import load_masked_lm", "import classifier_labels, load_text_classifier"
+).replace(
+    'load_masked_lm("path/to/this/directory")',
+    'load_text_classifier("path/to/this/directory", classifier_labels("path/to/this/directory"))',
+)
+
 _METHODS = {
     "edad": "domain adaptation of the teacher and distillation into the student in one pass (EDAD)",
     "general_distillation": "general distillation from a frozen teacher (TinyBERT)",
@@ -35,6 +43,11 @@ _METHODS = {
     "from_scratch": "masked language modelling of the domain text from fresh weights",
     "distill_then_adapt": "a small general model, adapted to the domain (AdaLM)",
     "adapt_and_distill": "distillation of the adapted teacher into an adapted small general model (AdaLM)",
+    "fine_tune": "fine-tuning on labelled texts",
+    "task_distillation": "task distillation: intermediate layers, then predictions (TinyBERT)",
+    "source_free": "source-free adaptation of the teacher and distillation from it in one pass",
+    "source_free_two_stage": "source-free adaptation of the teacher, then distillation from it",
+    "aad": "adversarial adaptation with distillation (AAD), then distillation from the adapted teacher",
 }
 
 
@@ -47,15 +60,22 @@ def model_card(
     """Markdown with front matter: what the model is, corpus, method, cost, measured results, how to load it.
 
     Besides the keys that `write_report` names, these are used where present: `teacher` (id or folder that the
-    run began with), `corpus` (list of {name, size in bytes}), `vocabulary` ({size, added}).
+    run began with), `corpus` (list of {name, size in bytes}), `vocabulary` ({size, added}),
+    `task` (its name on the hub; default fill-mask).
     """
     parameters = report.get("parameters", {}).get(role)
     method = str(report.get("method", ""))
+    task = str(report.get("task", "fill-mask"))
+    classifier = task == "text-classification"
+    if architecture == "exbert":
+        loading = _LOAD_EXBERT_CLASSIFIER if classifier else _LOAD_EXBERT
+    else:
+        loading = _LOAD_CLASSIFIER if classifier else _LOAD_PLAIN
     kind = "exBERT" if architecture == "exbert" else "BERT"
     size = f", {number(parameters)} parameters" if isinstance(parameters, int) else ""
     parts = [
         "---",
-        *(["library_name: transformers", "pipeline_tag: fill-mask"] if architecture == "bert" else []),
+        *(["library_name: transformers", f"pipeline_tag: {task}"] if architecture == "bert" else []),
         "tags:",
         *[f"- {tag}" for tag in ("bert", "domain-adaptation", "distillation", "edad-fast")],
         "---",
@@ -84,7 +104,7 @@ def model_card(
     keys = ("tokens_seen", "steps", "device_hours", "device_name", "tokens_per_second", "peak_memory", "seed")
     parts += ["## Cost", "", _section(report, keys)]
     parts += ["## Measured results", "", _section(report, ("mlm_loss", "evaluation"))]
-    parts += ["## Loading", "", _LOAD_EXBERT if architecture == "exbert" else _LOAD_PLAIN]
+    parts += ["## Loading", "", loading]
     return "\n".join(parts) + "\n"
 
 

@@ -2,14 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
 
 from ..errors import InputError
+from .device import autocast
+from .ner_data import bucketed_batches
+
+Progress = Callable[[str, float], None]
+
+
+class Hyperparameters(Protocol):
+    """What any fine-tuning is told; `epochs` and `batch_size` are at least 1."""
+
+    @property
+    def epochs(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def weight_decay(self) -> float: ...  # noqa: D102
+    @property
+    def warmup_fraction(self) -> float: ...  # noqa: D102
+    @property
+    def max_grad_norm(self) -> float: ...  # noqa: D102
+
+
+class Outcome:
+    """One run's devel curve and a copy of the weights at its best epoch.
+
+    Args:
+        metric: key and name of the devel score, in which higher is better.
+    """
+
+    def __init__(self, learning_rate: float, metric: tuple[str, str]) -> None:
+        self.learning_rate, self.metric = learning_rate, metric
+        self.curve: list[dict[str, float]] = []
+        self.devel = -1.0
+        self.epoch = 0
+        self.model: Any = None
+
+    def add(self, epoch: int, loss: float, score: float, model: nn.Module) -> None:
+        """Note an epoch; the weights are copied if it is the best so far."""
+        self.curve.append({"epoch": epoch, "loss": loss, self.metric[0]: score})
+        if score > self.devel:
+            self.devel, self.epoch = score, epoch
+            self.model = copy.deepcopy(model)
+
+
+def best_rate(
+    learning_rates: Sequence[float],
+    train: Callable[[float, Progress], Outcome],
+    progress: Progress | None = None,
+) -> tuple[Outcome, dict[str, float]]:
+    """Train once per learning rate: the outcome that is best on devel (the earlier at a tie), and all scores.
+
+    `progress(message, done)` gets the finished fraction of the whole.
+    """
+    best: Outcome | None = None
+    scores: dict[str, float] = {}
+    for number, rate in enumerate(learning_rates):
+
+        def report(message: str, done: float, number: int = number) -> None:
+            if progress is not None:
+                progress(message, (number + done) / len(learning_rates))
+
+        outcome = train(rate, report)
+        scores[f"{rate:g}"] = outcome.devel
+        if best is None or outcome.devel > best.devel:
+            best = outcome
+    assert best is not None, "learning_rates is empty"
+    return best, scores
+
+
+def train_epochs(
+    model: nn.Module,
+    settings: Hyperparameters,
+    *,
+    seed: int,
+    outcome: Outcome,
+    device: torch.device,
+    lengths: Sequence[int],
+    batch: Callable[[list[int]], dict[str, Tensor]],
+    devel: Callable[[nn.Module], float],
+    progress: Progress,
+) -> Outcome:
+    """Fine-tune `model` in place by AdamW with warmup and linear decay; fill in and return `outcome`.
+
+    Args:
+        lengths: tokens of each row of the training data; rows of similar length share a batch.
+        batch: rows -> keyword arguments of the model, and `labels` (-100 does not count).
+        devel: the score of a model on devel.
+
+    Raises:
+        InputError: the loss stopped being finite.
+    """
+    rate = outcome.learning_rate
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups = [
+        {"params": [p for p in trained.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained.values() if p.ndim < 2], "weight_decay": 0.0},  # biases, LayerNorm
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+    epochs = [bucketed_batches(lengths, settings.batch_size, seed, n) for n in range(settings.epochs)]
+    total = sum(len(batches) for batches in epochs)
+    warmup = max(1, round(settings.warmup_fraction * total))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (total - step) / max(1, total - warmup))
+    )
+    for epoch, batches in enumerate(epochs, start=1):
+        model.train()
+        losses = torch.zeros((), device=device)
+        for rows in tqdm(batches, desc=f"epoch {epoch}", disable=None, leave=False):
+            inputs = {key: value.to(device) for key, value in batch(rows).items()}
+            labels = inputs.pop("labels")
+            with autocast(device, settings.precision):
+                logits = model(**inputs).logits
+            loss = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            losses += loss.detach()
+        mean_loss = float(losses) / len(batches)
+        if not np.isfinite(mean_loss):
+            raise InputError(
+                f"seed {seed}, epoch {epoch}: the loss is {mean_loss}; lower --learning_rate "
+                f"(now {rate:g}) or give --precision fp32"
+            )
+        score = devel(model)
+        outcome.add(epoch, mean_loss, score, model)
+        progress(
+            f"seed {seed}, learning rate {rate:g}, epoch {epoch}/{settings.epochs}: "
+            f"loss {mean_loss:.4f}, devel {outcome.metric[1]} {score:.4f}",
+            epoch / settings.epochs,
+        )
+    return outcome
 
 
 class QuickDropout(nn.Dropout):

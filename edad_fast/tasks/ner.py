@@ -15,13 +15,20 @@ import torch
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 from torch import Tensor, nn
-from torch.nn import functional as F
-from tqdm import tqdm
 
 from ..errors import InputError
 from .device import autocast
-from .fine_tuning import freeze_below, initialise, keep_used_embeddings, use_quick_dropout
-from .ner_data import Chunk, NerData, Sentence, bucketed_batches, collate, encode_sentences, sorted_batches
+from .fine_tuning import (
+    Outcome,
+    Progress,
+    best_rate,
+    freeze_below,
+    initialise,
+    keep_used_embeddings,
+    train_epochs,
+    use_quick_dropout,
+)
+from .ner_data import Chunk, NerData, Sentence, collate, encode_sentences, sorted_batches
 
 
 @dataclass(frozen=True)
@@ -198,19 +205,9 @@ class NerTask:
             InputError: the loss stopped being finite.
         """
         begin = time.perf_counter()
-        best: _Outcome | None = None
-        tried: dict[str, float] = {}
-        for number, rate in enumerate(learning_rates):
-
-            def report(message: str, done: float, number: int = number) -> None:
-                if progress is not None:
-                    progress(message, (number + done) / len(learning_rates))
-
-            outcome = self._train(seed, rate, report)
-            tried[f"{rate:g}"] = outcome.devel_f1
-            if best is None or outcome.devel_f1 > best.devel_f1:
-                best = outcome
-        assert best is not None, "learning_rates is empty"
+        best, tried = best_rate(
+            learning_rates, lambda rate, report: self._train(seed, rate, report), progress
+        )
         self.trained = best.model
         gold, predicted = self.splits["test"].gold, self.predict(best.model, "test")
         return {
@@ -235,7 +232,7 @@ class NerTask:
             state[name] = table
         return state
 
-    def _train(self, seed: int, rate: float, progress: Callable[[str, float], None]) -> _Outcome:
+    def _train(self, seed: int, rate: float, progress: Progress) -> Outcome:
         settings, train = self.settings, self.splits["train"]
         torch.manual_seed(seed)
         model = copy.deepcopy(self.model)
@@ -244,50 +241,22 @@ class NerTask:
         if self.device.type == "cpu":
             use_quick_dropout(model)
         freeze_below(model, PROTOCOLS[settings.protocol].top_layers)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        groups = [
-            {"params": [p for p in trained.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
-            {"params": [p for p in trained.values() if p.ndim < 2], "weight_decay": 0.0},  # biases, LayerNorm
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
-        epochs = [
-            bucketed_batches(train.lengths, settings.batch_size, seed, n) for n in range(settings.epochs)
-        ]
-        total = sum(len(batches) for batches in epochs)
-        warmup = max(1, round(settings.warmup_fraction * total))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, (total - step) / max(1, total - warmup))
+        return train_epochs(
+            model,
+            settings,
+            seed=seed,
+            outcome=Outcome(rate, ("entity_f1", "entity F1")),
+            device=self.device,
+            lengths=train.lengths,
+            batch=lambda rows: train.batch(rows, self.pad_id),
+            devel=lambda model: score_tags(self.splits["devel"].gold, self.predict(model, "devel"))[
+                "entity_f1"
+            ],
+            progress=progress,
         )
-        outcome = _Outcome(rate)
-        for epoch, batches in enumerate(epochs, start=1):
-            model.train()
-            losses = torch.zeros((), device=self.device)
-            for rows in tqdm(batches, desc=f"epoch {epoch}", disable=None, leave=False):
-                batch = {k: v.to(self.device) for k, v in train.batch(rows, self.pad_id).items()}
-                labels = batch.pop("labels")
-                with autocast(self.device, settings.precision):
-                    logits = model(**batch).logits
-                loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
-                optimizer.step()
-                scheduler.step()
-                losses += loss.detach()
-            mean_loss = float(losses) / len(batches)
-            if not np.isfinite(mean_loss):
-                raise InputError(
-                    f"seed {seed}, epoch {epoch}: the loss is {mean_loss}; lower --learning_rate "
-                    f"(now {rate:g}) or give --precision fp32"
-                )
-            f1 = score_tags(self.splits["devel"].gold, self.predict(model, "devel"))["entity_f1"]
-            outcome.add(epoch, mean_loss, f1, model)
-            progress(
-                f"seed {seed}, learning rate {rate:g}, epoch {epoch}/{settings.epochs}: "
-                f"loss {mean_loss:.4f}, devel entity F1 {f1:.4f}",
-                epoch / settings.epochs,
-            )
-        return outcome
+
+    def _devel_f1(self, model: nn.Module) -> float:
+        return float(score_tags(self.splits["devel"].gold, self.predict(model, "devel"))["entity_f1"])
 
     @torch.inference_mode()
     def predict(self, model: nn.Module, split: str) -> list[list[str]]:
@@ -306,20 +275,3 @@ class NerTask:
                 for word, label in zip(chunk.words, choice[chunk.positions], strict=True):
                     tags[chunk.sentence][word] = self.labels[label]
         return tags
-
-
-class _Outcome:
-    """One run's devel curve and a copy of the weights at its best epoch."""
-
-    def __init__(self, learning_rate: float) -> None:
-        self.learning_rate = learning_rate
-        self.curve: list[dict[str, float]] = []
-        self.devel_f1 = -1.0
-        self.epoch = 0
-        self.model: Any = None
-
-    def add(self, epoch: int, loss: float, f1: float, model: nn.Module) -> None:
-        self.curve.append({"epoch": epoch, "loss": loss, "entity_f1": f1})
-        if f1 > self.devel_f1:
-            self.devel_f1, self.epoch = f1, epoch
-            self.model = copy.deepcopy(model)

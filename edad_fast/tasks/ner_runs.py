@@ -8,10 +8,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import InputError
-from .ner import NerTask
+from .fine_tuning import Progress
+
+
+class FineTuned(Protocol):
+    """A data set encoded for one model, such as `NerTask`."""
+
+    def fine_tune(
+        self, seed: int, learning_rates: Sequence[float], *, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """One run: `seed`, the `learning_rate` that was best on devel, and scores."""
 
 
 def earlier_result(file: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -50,7 +59,7 @@ def _foreign(file: Path) -> InputError:
 
 
 def run_seeds(
-    task: Callable[[], NerTask],
+    task: Callable[[], FineTuned],
     seeds: int,
     learning_rates: Sequence[float],
     finished: Sequence[dict[str, Any]] = (),
@@ -85,13 +94,14 @@ def run_seeds(
 METRICS = ("entity_f1", "precision", "recall", "entity_f1_strict", "token_macro_f1")
 
 
+def over(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation, which is None for one value."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std}
+
+
 def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation (None for one seed) of the test scores over seeds."""
-
-    def over(values: list[float]) -> dict[str, float | None]:
-        std = statistics.stdev(values) if len(values) > 1 else None
-        return {"mean": statistics.fmean(values), "std": std}
-
+    """Mean and standard deviation of the test scores over seeds."""
     tests = [run["test"] for run in runs]
     types = sorted({name for test in tests for name in test["per_type"]})
     return {
