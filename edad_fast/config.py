@@ -58,8 +58,10 @@ class TrainConfig:
         "edad",
         "system to run, as stages over one trainer: edad (one pass); general_distillation (from the general "
         "teacher); adapt_then_distill; from_scratch (the student alone, MLM); distill_then_adapt; "
-        "adapt_and_distill (both adapted, then distilled). The last two begin with a student that has "
-        "weights, or with a stage that distils a fresh one from the general teacher",
+        "adapt_and_distill (both adapted, then distilled). These two begin with a student that has "
+        "weights, or with a stage that distils a fresh one from the general teacher. On text classifiers: "
+        "fine_tune; task_distillation; source_free (one pass) and source_free_two_stage (a classifier and "
+        "unlabelled text); aad (with source data)",
         "method",
     )
     teacher: str = _option("", "general BERT: a directory or a Hugging Face hub id", "models")

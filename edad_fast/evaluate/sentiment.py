@@ -30,6 +30,7 @@ def add_parser(tasks: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text_field", default="", help="column or key of the text")
     parser.add_argument("--label_field", default="", help="column or key of the class")
+    parser.add_argument("--encoding_errors", choices=("strict", "replace"), default="strict")
     parser.add_argument("--fine_tune", action="store_true", help="train on train, choose on devel")
     parser.add_argument("--split", choices=("devel", "test"), default="test", help="to score as it is")
     parser.add_argument("--seeds", type=int, default=3, help="runs with --fine_tune (default 3)")
@@ -64,7 +65,12 @@ def run(args: argparse.Namespace) -> None:
         precision=precision,
         untrained=args.untrained,
     )
-    data = load_texts(args.data, text_field=args.text_field, label_field=args.label_field)
+    data = load_texts(
+        args.data,
+        text_field=args.text_field,
+        label_field=args.label_field,
+        encoding_errors=args.encoding_errors,
+    )
     inputs = {
         "settings": json.loads(json.dumps(asdict(settings))),
         "model_fingerprint": fingerprint(model_files(args.model)),

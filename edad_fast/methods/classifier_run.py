@@ -139,7 +139,13 @@ def _read(config: TrainConfig) -> _Texts:
     def load(path: str, labels: bool) -> TextData:
         # "text" is the default for running text; here it is one of the usual names.
         field = "" if config.text_field == "text" else config.text_field
-        return load_texts(path, text_field=field, label_field=config.label_field, labels=labels)
+        return load_texts(
+            path,
+            text_field=field,
+            label_field=config.label_field,
+            labels=labels,
+            encoding_errors=config.encoding_errors,
+        )
 
     labels = config.method == "fine_tune"
     return _Texts(

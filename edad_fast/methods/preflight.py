@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,16 @@ from ..models import (
 from ..vocabulary import load_tokenizer, vocabulary_of
 from .minilmv2 import check_relations
 from .stages import alpha_schedule, distils, has_general_stage, head_match
+
+logger = logging.getLogger(__name__)
+
+# Options that one L_DT alone reads.
+_OF_DISTILLATION = {
+    "tinybert": ("layer_map", "head_match", "attention_mode", "attention_weight", "hidden_weight"),
+    "minilmv2": ("relation_heads", "relation_layer"),
+    "distilbert": ("kl_weight", "student_mlm_weight", "cosine_weight", "kl_temperature"),
+}
+_OF_ALPHA = ("schedule", "alpha", "alpha_start", "alpha_end", "alpha_scope")  # of the one pass alone
 
 
 def preflight(config: TrainConfig, processes: int = 1) -> None:
@@ -194,8 +206,29 @@ def check_heads(config: TrainConfig, student: BertConfig, teacher: BertConfig) -
         raise InputError(f"--head_match {config.head_match}: {error}") from error
 
 
+def _warn_of_unread(config: TrainConfig) -> None:
+    """Name options that were given and that the run will not read: suites give them to many methods."""
+    unread = [] if config.method == "edad" else list(_OF_ALPHA)
+    read = config.distillation if distils(config) else None
+    unread += [name for kind, names in _OF_DISTILLATION.items() if kind != read for name in names]
+    if read is None:
+        unread.append("distillation")
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    given = [f"--{name}" for name in unread if getattr(config, name) != defaults[name]]
+    if given:
+        kind = "" if read is None else f" --distillation {read}"
+        logger.warning("%s: not read by --method %s%s", ", ".join(given), config.method, kind)
+
+
 def _check_options(config: TrainConfig) -> None:
     """Check the options that belong to one method, one L_DT or one kind of vocabulary."""
+    _warn_of_unread(config)
+    for name in ("labelled", "target"):
+        if getattr(config, name):
+            raise InputError(
+                f"--{name} has no part in --method {config.method}; it is for fine_tune, task_distillation, "
+                "source_free and aad"
+            )
     if config.general_corpus and config.method not in ("distill_then_adapt", "adapt_and_distill"):
         raise InputError(
             f"--general_corpus is for --method distill_then_adapt and adapt_and_distill; --method "

@@ -18,7 +18,7 @@ from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..files import atomic_dir, atomic_write
 from ..method_defaults import CLASSIFIER_METHODS
-from ..models import count_parameters, count_saved_parameters, has_weights, save_model
+from ..models import count_saved_parameters, has_weights, save_model
 from ..report import earlier_evaluation, format_table, model_card, read_metrics, write_report
 from ..tasks.device import device_name, resolve_device, resolve_precision
 from ..tasks.masked_lm import masked_lm_loss_on
@@ -255,7 +255,7 @@ def dry_run_table(parts: Ingredients, precision: str) -> str:
     config = parts.config
     rows = parts.stream(0.0).stream.rows_per_step
     lines: list[tuple[str, str]] = [
-        (f"{role} parameters", f"{count_parameters(model):,}")
+        (f"{role} parameters", f"{count_saved_parameters(model, keep_sentence_head=config.nsp):,}")
         for role, model in (("teacher", parts.teacher), ("student", parts.student))
         if role == "student" or uses_teacher(config)
     ]

@@ -11,24 +11,26 @@ from .capture import (
 from .checkpoint import (
     add_extension,
     build_pretraining_model,
-    classifier_labels,
     count_saved_parameters,
-    fresh_parts,
     lacks_mlm_head,
-    load_classifier,
     load_encoder,
     load_masked_lm,
     load_pretraining_model,
-    load_text_classifier,
-    load_token_classifier,
     prepare_for_training,
     read_model_config,
     require_weights,
-    save_classifier,
     save_model,
+)
+from .classifier import (
+    classifier_labels,
+    classify,
+    fresh_parts,
+    load_classifier,
+    load_text_classifier,
+    load_token_classifier,
+    save_classifier,
     save_token_classifier,
 )
-from .classifier import classify
 from .exbert import ExBertConfig, exbert_config
 from .expand import expand_embeddings, fill_rows, replace_vocabulary
 from .student import (

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -17,29 +15,24 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
-    BertForSequenceClassification,
-    BertForTokenClassification,
     PreTrainedModel,
 )
 
 from ..errors import InputError
-from ..files import atomic_dir
-from ..vocabulary import load_tokenizer, save_tokenizer
 from .capture import use_capturing_attention
 from .exbert import MODEL_TYPE, attach_extension, exbert_config, read_exbert_config
 
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
-_ENCODER = ("bert.embeddings", "bert.encoder")
+ENCODER = ("bert.embeddings", "bert.encoder")
 
 
-def _model_type(source: str | Path) -> str:
+def read_model_type(source: str | Path) -> str:
+    """The model_type of a directory's or hub id's configuration; raises InputError if there is none."""
     file = Path(source) / "config.json"
     if Path(source).is_dir():
         if not file.is_file():
@@ -62,7 +55,7 @@ def read_model_config(source: str | Path) -> BertConfig:
     Raises:
         InputError: no BERT, no weights, or a truncated file.
     """
-    kind = _model_type(source)
+    kind = read_model_type(source)
     if kind not in ("bert", MODEL_TYPE):
         raise InputError(
             f"{source}: model_type is {kind!r}, not a BERT; give a BERT checkpoint such as bert-base-uncased"
@@ -112,12 +105,12 @@ def load_pretraining_model(source: str | Path) -> BertForPreTraining:
     if kind == MODEL_TYPE:
         model = BertForPreTraining(read_exbert_config(Path(source)))
         attach_extension(model)
-        _load_weights(model, Path(source), required=_ENCODER)
+        load_weights(model, Path(source), required=ENCODER)
         return model
-    return cast(BertForPreTraining, _from_pretrained(BertForPreTraining, source))
+    return cast(BertForPreTraining, load_plain(BertForPreTraining, source))
 
 
-def _from_pretrained(model_class: Any, source: str | Path, **options: Any) -> PreTrainedModel:
+def load_plain(model_class: Any, source: str | Path, **options: Any) -> PreTrainedModel:
     """Load a checkpoint that transformers knows, in fp32, from safetensors only; heads may be fresh."""
     try:
         model, info = model_class.from_pretrained(
@@ -135,7 +128,7 @@ def _from_pretrained(model_class: Any, source: str | Path, **options: Any) -> Pr
         key.startswith("cls.predictions.transform") for key in info["missing_keys"]
     ):
         logger.info("%s has no MLM head; a fresh one is trained", source)
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(_ENCODER))
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(ENCODER))
     if missing:
         raise InputError(
             f"{source}: the checkpoint lacks {len(missing)} encoder weights, such as {missing[0]}"
@@ -143,13 +136,22 @@ def _from_pretrained(model_class: Any, source: str | Path, **options: Any) -> Pr
     return cast(PreTrainedModel, model)
 
 
-def _load_weights(model: PreTrainedModel, directory: Path, required: tuple[str, ...]) -> None:
+def load_weights(
+    model: PreTrainedModel, directory: Path, required: tuple[str, ...], without: str | None = None
+) -> None:
+    """Load all *.safetensors of `directory`, but keys that begin with `without`.
+
+    Raises:
+        InputError: a file cannot be read, or weights that begin with one of `required` are missing.
+    """
     state: dict[str, torch.Tensor] = {}
     for file in sorted(directory.glob("*.safetensors")):
         try:
             state |= {key: value.float() for key, value in load_file(file).items()}
         except Exception as error:
             raise InputError(f"{file}: cannot be read ({error}); the file may be truncated") from error
+    if without:
+        state = {key: value for key, value in state.items() if not key.startswith(without)}
     missing, _ = model.load_state_dict(state, strict=False)
     tied = tuple(model._tied_weights_keys or ())  # patterns
     absent = sorted(
@@ -211,15 +213,10 @@ def save_model(model: BertForPreTraining, directory: Path, *, keep_sentence_head
         state = {k: v for k, v in model.state_dict().items() if not k.startswith(_SENTENCE_HEAD)}
         saved.load_state_dict(state)
         saved.tie_weights()
-    _save_plain(saved, directory)
+    save_plain(saved, directory)
 
 
-def save_classifier(model: BertForSequenceClassification, directory: Path) -> None:
-    """Write config.json and model.safetensors (fp32) for `AutoModelForSequenceClassification`."""
-    _save_plain(model, directory)
-
-
-def _save_plain(model: PreTrainedModel, directory: Path) -> None:
+def save_plain(model: PreTrainedModel, directory: Path) -> None:
     """Save without a trace of the capturing attention."""
     attention = model.config._attn_implementation
     model.config._attn_implementation = "sdpa"
@@ -237,15 +234,16 @@ def load_masked_lm(directory: Path) -> nn.Module:
     Raises:
         InputError: no weights, a truncated or damaged file, or encoder weights missing.
     """
-    if _model_type(directory) != MODEL_TYPE:
-        return _from_pretrained(AutoModelForMaskedLM, directory)
+    if read_model_type(directory) != MODEL_TYPE:
+        return load_plain(AutoModelForMaskedLM, directory)
     model = BertForMaskedLM(read_exbert_config(Path(directory)))
     attach_extension(model)
-    _load_weights(model, Path(directory), required=(*_ENCODER, "cls.predictions"))
+    load_weights(model, Path(directory), required=(*ENCODER, "cls.predictions"))
     return model
 
 
-def _weight_names(directory: Path) -> set[str]:
+def weight_names(directory: Path) -> set[str]:
+    """The names of all saved tensors; raises InputError if a file cannot be read."""
     keys: set[str] = set()
     for file in sorted(directory.glob("*.safetensors")):
         try:
@@ -262,7 +260,7 @@ def require_weights(directory: Path, prefix: str, what: str) -> None:
     Raises:
         InputError: it has none (`what` says what is missing), no weights at all, or a damaged file.
     """
-    keys = _weight_names(directory)
+    keys = weight_names(directory)
     if not any(key.startswith(prefix) for key in keys):
         lacking = f"{what} ({prefix.rstrip('.')})" if keys else "weights (*.safetensors)"
         raise InputError(f"{directory}: the weights hold no {lacking}; give a model saved with it")
@@ -277,118 +275,10 @@ def load_encoder(directory: Path) -> nn.Module:
         InputError: no weights, a truncated or damaged file, or encoder weights missing.
     """
     model: PreTrainedModel
-    if _model_type(directory) != MODEL_TYPE:
-        model = _from_pretrained(AutoModelForMaskedLM, directory)
+    if read_model_type(directory) != MODEL_TYPE:
+        model = load_plain(AutoModelForMaskedLM, directory)
     else:
         model = BertForMaskedLM(read_exbert_config(Path(directory)))
         attach_extension(model)
-        _load_weights(model, Path(directory), required=_ENCODER)
+        load_weights(model, Path(directory), required=ENCODER)
     return cast(nn.Module, getattr(model, model.base_model_prefix))
-
-
-def load_token_classifier(directory: Path, labels: Sequence[str]) -> nn.Module:
-    """Load a saved model under a fresh token-classification head for `labels` (entity tags, in id order).
-
-    Raises:
-        InputError: no weights, a truncated or damaged file, or encoder weights missing.
-    """
-    return _load_classifier(directory, labels, AutoModelForTokenClassification, BertForTokenClassification)
-
-
-def load_text_classifier(source: str | Path, labels: Sequence[str]) -> BertForSequenceClassification:
-    """Load a BERT (plain or exBERT) under a head for `labels` (in id order), over the pooler's output.
-
-    A head (and pooler) that the checkpoint has is kept, fresh ones are drawn from torch's generator.
-
-    Raises:
-        InputError: no weights, a truncated or damaged file, encoder weights missing, or a head of another
-            number of labels.
-    """
-    found = classifier_labels(source)
-    if found and len(found) != len(labels):
-        raise InputError(
-            f"{source}: its head knows {len(found)} classes ({', '.join(found)}), the data have "
-            f"{len(labels)} ({', '.join(labels)})"
-        )
-    model = _load_classifier(
-        source, labels, AutoModelForSequenceClassification, BertForSequenceClassification
-    )
-    return cast(BertForSequenceClassification, model)
-
-
-def classifier_labels(source: str | Path) -> list[str]:
-    """The classes of a saved text classifier, in id order; [] if `source` is none.
-
-    Raises:
-        InputError: config.json is missing or damaged.
-    """
-    if not Path(source).is_dir():
-        return []
-    _model_type(source)
-    values = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
-    if "BertForSequenceClassification" not in (values.get("architectures") or []):
-        return []
-    names = values.get("id2label") or {str(i): str(i) for i in range(int(values.get("num_labels", 2)))}
-    return [str(names[key]) for key in sorted(names, key=int)]
-
-
-def fresh_parts(directory: Path) -> list[str]:
-    """Names of the modules that a fine-tuning on texts draws anew: the head, and a pooler that is not saved.
-
-    Raises:
-        InputError: a truncated or damaged file.
-    """
-    keys = _weight_names(directory)
-    pooled = any(key.endswith("pooler.dense.weight") for key in keys)
-    return ["classifier"] if pooled else ["classifier", "bert.pooler"]
-
-
-def _load_classifier(
-    source: str | Path, labels: Sequence[str], auto_class: Any, bert_class: Any
-) -> PreTrainedModel:
-    names: dict[str, Any] = {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
-    if _model_type(source) != MODEL_TYPE:
-        return _from_pretrained(auto_class, source, num_labels=len(labels), **names)
-    config = read_exbert_config(Path(source))
-    config.num_labels = len(labels)
-    config.id2label, config.label2id = names["id2label"], names["label2id"]
-    model = bert_class(config)
-    attach_extension(model)
-    _load_weights(model, Path(source), required=_ENCODER)
-    return cast(PreTrainedModel, model)
-
-
-def load_classifier(directory: Path, kind: Literal["token", "sequence"]) -> nn.Module:
-    """Load a fine-tuned plain BERT with its own head over tokens or sequences.
-
-    Raises:
-        InputError: an exBERT, no weights, a truncated or damaged file, or encoder weights missing.
-    """
-    if _model_type(directory) == MODEL_TYPE:
-        raise InputError(
-            f"{directory}: an exBERT has no saved classifier; fine-tune a plain BERT student "
-            "(--student_arch bert)"
-        )
-    return _from_pretrained(
-        AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification, directory
-    )
-
-
-@contextmanager
-def save_token_classifier(
-    base: Path, directory: Path, labels: Sequence[str], state: dict[str, torch.Tensor]
-) -> Iterator[Path]:
-    """Write the fine-tuned weights `state` of `load_token_classifier(base, labels)`, with tokenizer.
-
-    Yields the temporary folder, for files of one's own; it then takes the place of `directory`, which loads
-    as a plain BERT: `pipeline("token-classification", directory)`.
-    """
-    model = cast(PreTrainedModel, load_token_classifier(base, labels))
-    model.load_state_dict(state)
-    with atomic_dir(directory) as folder:
-        model.save_pretrained(folder, safe_serialization=True)
-        save_tokenizer(load_tokenizer(base), folder)
-        yield folder

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..corpus.files import COMPRESSIONS
-from ..corpus.readers import decoded_lines
+from ..corpus.readers import EncodingErrors, decoded_lines
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -63,10 +63,18 @@ class TextData:
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of the columns or keys; "" takes the first of `TEXT_FIELDS` or `LABEL_FIELDS` that is there."""
+    """Names of the columns or keys; "" takes the first of `TEXT_FIELDS` or `LABEL_FIELDS` that is there.
+
+    encoding_errors: what to do with bytes that are not UTF-8.
+    """
 
     text: str = ""
     label: str = ""
+    encoding_errors: EncodingErrors = "strict"
+
+    def lines(self, path: Path) -> Iterator[str]:
+        """The lines of a file."""
+        return decoded_lines(path, encoding_errors=self.encoding_errors)
 
     def text_in(self, names: Sequence[str], where: str) -> str:
         """The text's name among `names`."""
@@ -89,7 +97,7 @@ def _read_review(path: Path, fields: Fields, labels: bool) -> Iterator[tuple[int
     label = path.stem if labels else None
     lines: list[str] | None = None
     start = 0
-    for number, raw in enumerate(decoded_lines(path), start=1):
+    for number, raw in enumerate(fields.lines(path), start=1):
         line = raw.strip()
         if line == "<review_text>":
             if lines is not None:
@@ -107,7 +115,7 @@ def _read_review(path: Path, fields: Fields, labels: bool) -> Iterator[tuple[int
 
 
 def _read_table(path: Path, fields: Fields, labels: bool) -> Iterator[tuple[int, str, Any]]:
-    rows = csv.reader(decoded_lines(path), delimiter="\t" if _kind(path) == ".tsv" else ",", strict=True)
+    rows = csv.reader(fields.lines(path), delimiter="\t" if _kind(path) == ".tsv" else ",", strict=True)
     end = 0
     try:
         header = next(rows, None)
@@ -133,7 +141,7 @@ def _read_table(path: Path, fields: Fields, labels: bool) -> Iterator[tuple[int,
 
 
 def _read_jsonl(path: Path, fields: Fields, labels: bool) -> Iterator[tuple[int, str, Any]]:
-    for number, line in enumerate(decoded_lines(path), start=1):
+    for number, line in enumerate(fields.lines(path), start=1):
         if not line.strip():
             continue
         try:
@@ -152,7 +160,7 @@ def _read_jsonl(path: Path, fields: Fields, labels: bool) -> Iterator[tuple[int,
 def _read_txt(path: Path, fields: Fields, labels: bool) -> Iterator[tuple[int, str, Any]]:
     if labels:
         raise InputError(f"{path}: a .txt file has no classes; give .csv, .tsv, .jsonl or LABEL.review")
-    for number, line in enumerate(decoded_lines(path), start=1):
+    for number, line in enumerate(fields.lines(path), start=1):
         if line.strip():
             yield number, line, None
 
@@ -212,7 +220,12 @@ def files_in(path: Path) -> list[Path]:
 
 
 def load_texts(
-    path: str | Path, *, text_field: str = "", label_field: str = "", labels: bool = True
+    path: str | Path,
+    *,
+    text_field: str = "",
+    label_field: str = "",
+    labels: bool = True,
+    encoding_errors: EncodingErrors = "strict",
 ) -> TextData:
     """Read a file or folder and split it.
 
@@ -226,12 +239,13 @@ def load_texts(
         text_field, label_field: column or key; "" looks for the usual names (`TEXT_FIELDS`, `LABEL_FIELDS`).
         labels: read the classes; classes 0 and 1 are named negative and positive. Without it, no class is
             looked at and the result is the same whatever they are.
+        encoding_errors: what to do with bytes that are not UTF-8.
 
     Raises:
         InputError: nothing to read, a bad row (file and line are named), or a single class.
     """
     files = files_in(Path(path))
-    fields = Fields(text_field, label_field)
+    fields = Fields(text_field, label_field, encoding_errors)
     stems = {_stem(file) for file in files}
     ready = "train" in stems and stems <= _STEMS.keys()
     rows = [
