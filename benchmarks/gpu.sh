@@ -128,7 +128,7 @@ train)
   if [ -n "$dry" ]; then
     options=(--corpus "$DATA/data/corpus/valid.txt.xz" --vocab_size 31000 --max_steps 6 --batch_tokens 2048
       --device cpu --checkpoint_every 2 --log_every 1)
-    wait_for=2
+    wait_for=4
   else
     options=(--corpus "$DATA/data/corpus/bio-0*.txt.xz" --vocab_size auto --epochs 1 --batch_tokens 32768
       --device cuda --checkpoint_every 50)
@@ -142,7 +142,7 @@ train)
       kill -0 $pid 2>/dev/null || { wait $pid; exit; }
       sleep 0.2
     done
-    kill -9 $pid; wait $pid || true; ls "$1/checkpoints"' train "$run" "$wait_for" "${train[@]}"
+    kill -9 $pid; wait $pid || true; ls "$1"/checkpoints/*/state.json' train "$run" "$wait_for" "${train[@]}"
   step train "${train[@]}" --resume
   for file in report.json report.md metrics.jsonl; do
     if [ -f "$run/$file" ]; then cp "$run/$file" "$OUT/train-$file"; fi

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
-from toy_suite import Stub, write_suite
+from toy_suite import start, write_suite
 
 from edad_fast.comparison import command, runner
 from edad_fast.comparison.children import Ended, last_line, run_child
 from edad_fast.comparison.command import compare
-from edad_fast.comparison.plan import Plan, build_plan
+from edad_fast.comparison.plan import Plan, build_plan, draft_plan
 from edad_fast.comparison.runner import locked
 from edad_fast.comparison.suite import built_in, built_in_suites, load_suite, with_flags
 from edad_fast.config import TrainConfig
@@ -32,13 +32,8 @@ SUITES = Path(__file__).resolve().parents[1] / "benchmarks" / "suites"
 
 @pytest.fixture(autouse=True)
 def _without_what_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "check_tasks", lambda plan, jobs: None)
+    monkeypatch.setattr(command, "task_problems", lambda jobs: {})
     monkeypatch.setattr(command, "write_comparison_plots", lambda *parts: [])
-
-
-def start(file: Path, *flags: str, **stub: Any) -> tuple[int, Stub]:
-    execute = Stub(**stub)
-    return compare(["--config", str(file), *flags], execute), execute
 
 
 def test_jobs_in_order_seed_by_seed(tmp_path: Path) -> None:
@@ -58,6 +53,8 @@ def test_jobs_in_order_seed_by_seed(tmp_path: Path) -> None:
         *("--output_dir", str(tmp_path / "out/evaluation/edad/seed-0/genes")),
         *("--data", str(tmp_path / "ner"), "--seeds", "1"),
     ]
+    # The fine-tuning's seed is the training's.
+    assert stub.commands[5][-4:] == ["--seeds", "1", "--seed", "1"]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -103,9 +100,9 @@ def test_a_failure_stops_only_what_builds_on_it(tmp_path: Path, capsys: pytest.C
     assert "evaluation/edad/seed-0/genes" not in stub.started
     assert "evaluation/two_stage/seed-1/genes" in stub.started
     output = capsys.readouterr().out
-    assert "6 of 8 done, 2 failed" in output
+    assert "6 of 8 done, 1 failed, 1 wait:" in output
     assert "edad, seed 0: train: error: the disk is made of cheese (log: " in output
-    assert "needs runs/edad/seed-0, which failed" in output
+    assert "jobs that need it and were not started: 1" in output
     assert "Not all seeds are done: edad." in output
     status, stub = start(file)
     assert (status, stub.started) == (0, ["runs/edad/seed-0", "evaluation/edad/seed-0/genes"])
@@ -234,7 +231,7 @@ def test_chained_systems(tmp_path: Path) -> None:
     assert config["teacher"] == str(tmp_path / "out/runs/first/seed-5/teacher")
     assert config["seed"] == 5
     once = next(c for c in stub.commands if "evaluation/untrained/genes" in " ".join(c))
-    assert once[-3:] == ["--seeds", "2", "--untrained"]
+    assert once[-5:] == ["--seeds", "2", "--untrained", "--seed", "3"]
     assert "runs/first/seed-3/student" in " ".join(once)
     assert sum("evaluation/given/" in name for name in stub.started) == 1
     # What is made anew below makes all above it anew.
@@ -276,9 +273,13 @@ def test_domains_and_variables(tmp_path: Path) -> None:
         tasks={"genes": {"kind": "ner", "data": "{texts}/{target}", "seeds": 1}},
     )
     suite = load_suite(file)
-    with pytest.raises(InputError, match=r"teacher: corpus: \{texts\} has no value; give --texts"):
+    with pytest.raises(InputError, match=r"teacher: corpus: \{texts\} has no value; give texts under var"):
         build_plan(suite)
-    plan = build_plan(with_flags(suite, variables={"texts": "/t"}))
+    texts = str(tmp_path / "t")
+    for name in ("a", "b"):
+        (tmp_path / "t" / name).mkdir(parents=True)
+        (tmp_path / "t" / f"{name}.txt").write_text("text\n")
+    plan = build_plan(with_flags(suite, variables={"texts": texts}))
     assert list(plan.jobs) == [
         part
         for domain in ("a-b", "b-a")
@@ -289,9 +290,9 @@ def test_domains_and_variables(tmp_path: Path) -> None:
         )
     ]
     job = plan.jobs["runs/student/b-a/seed-0"]
-    assert job.parts["options"]["corpus"] == ["/t/a.txt"]
+    assert job.parts["options"]["corpus"] == [f"{texts}/a.txt"]
     assert "runs/teacher/b-a/seed-0/teacher" in job.parts["options"]["teacher"]
-    assert "/t/a" in plan.jobs["evaluation/student/b-a/seed-0/genes"].command
+    assert f"{texts}/a" in plan.jobs["evaluation/student/b-a/seed-0/genes"].command
 
 
 def test_one_vocabulary_for_all_that_say_nothing(tmp_path: Path) -> None:
@@ -335,7 +336,7 @@ def test_ner_folders_take_the_place_of_the_suite_s(tmp_path: Path) -> None:
         "cells": "y/cells",
     }
     assert changed.tables[0].tasks == ["drugs", "cells"]
-    assert build_plan(changed).jobs["runs/edad/seed-0"].parts["options"]["max_tokens"] == 99
+    assert draft_plan(changed).jobs["runs/edad/seed-0"].parts["options"]["max_tokens"] == 99
     with pytest.raises(InputError, match="two folders of the same name"):
         with_flags(suite, ner=["x/drugs", "y/drugs"])
 
@@ -357,7 +358,12 @@ def test_ner_folders_take_the_place_of_the_suite_s(tmp_path: Path) -> None:
         ({"systems": {"a": {"train": {}, "tasks": ["gene"]}}}, "task 'gene' is not defined; did you mean"),
         ({"systems": {"suite_dir": {"train": {}}}}, "'suite_dir' names a system and a variable"),
         ({"tasks": {"genes": {"data": "x"}}}, "genes: give kind"),
-        ({"tasks": {"genes": {"kind": "new"}}}, "genes: give metrics"),
+        ({"tasks": {"genes": {"kind": "parsing"}}}, "genes: give metrics"),
+        ({"tasks": {"genes": {"kind": "nerr"}}}, "genes: kind: unknown task 'nerr'; did you mean 'ner'"),
+        (
+            {"tasks": {"genes": {"kind": "ner", "metrics": ["entity_f2"]}}},
+            "genes: unknown metric 'entity_f2' of ner; known: entity_f1, .*mean 'entity_f1'",
+        ),
         ({"tasks": {"genes": {"kind": "ner", "model": "x"}}}, "model is set by the comparison"),
         ({"tables": {"t": {"systems": ["eda"]}}}, "system 'eda' is not defined; did you mean 'edad'"),
         ({"tables": {"t": {"systems": ["edad"], "reference": "two_stage"}}}, "is not among its systems"),
@@ -391,22 +397,12 @@ def test_bad_systems_are_found_before_anything_runs(
         build_plan(load_suite(write_suite(tmp_path, systems=systems)))
 
 
-def test_a_wrong_flag_of_a_task_costs_no_training(tmp_path: Path) -> None:
-    def check(task: dict[str, Any]) -> None:
-        plan = build_plan(load_suite(write_suite(tmp_path, tasks={"genes": task}, vocabulary={"size": 9})))
-        runner.check_tasks(plan, list(plan.jobs.values()))
-
-    check({"kind": "ner", "data": "x", "epochs": 3, "learning_rate": [1e-4, 2e-4]})
-    with pytest.raises(InputError, match=r"genes: unknown option 'epoch'; did you mean '--epochs'"):
-        check({"kind": "ner", "data": "x", "epoch": 3})
-    with pytest.raises(InputError, match=r"edad_fast.evaluate has no task 'parsing'"):
-        check({"kind": "parsing", "metrics": ["las"]})
-
-
 def test_command_line(tmp_path: Path) -> None:
     file = write_suite(tmp_path)
     with pytest.raises(InputError, match="give --config FILE, or --paper_table"):
         compare([])
+    with pytest.raises(InputError, match=r"suite.yaml and --paper_table 1 were both given"):
+        start(file, "--paper_table", "1")
     with pytest.raises(InputError, match="unknown option '--confg'; did you mean '--config'"):
         compare(["--confg", "x"])
     with pytest.raises(InputError, match="--train max_steps: give NAME=VALUE"):
@@ -448,6 +444,8 @@ def _filled(file: Path, tmp_path: Path) -> Plan:
     """The plan of a suite file over toy data."""
     suite = load_suite(file)
     inputs = write_suite(tmp_path).parent
+    for domain in ("books", "dvd", "electronics", "kitchen"):
+        (inputs / domain).mkdir(exist_ok=True)
     train: dict[str, Any] = {"teacher": str(inputs / "teacher")}
     if "sentiment" not in suite.variables:
         train |= {"corpus": [str(inputs / "corpus.txt")], "validation": []}
@@ -475,6 +473,7 @@ def test_the_suite_of_the_manual_is_whole(tmp_path: Path) -> None:
     manual = (SUITES.parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
     (tmp_path / "suite.yaml").write_text(manual.split("```yaml\n")[1].split("```")[0])
     write_suite(tmp_path / "data")  # its corpus.txt
+    (tmp_path / "data" / "genes").mkdir()
     plan = build_plan(load_suite(tmp_path / "suite.yaml"))
     later = plan.jobs["runs/later/seed-2"]
     assert later.needs == ("runs/edad/seed-2",)

@@ -19,9 +19,10 @@ from edad_fast.comparison.plan import build_plan
 from edad_fast.comparison.plots import pareto_front
 from edad_fast.comparison.results import collect
 from edad_fast.comparison.significance import MAX_PAIRS, paired_test, sign_flip_p, student_t_tail
-from edad_fast.comparison.suite import load_suite
+from edad_fast.comparison.suite import built_in, load_suite
 from edad_fast.comparison.tables import build_views, render
-from edad_fast.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
@@ -231,10 +232,48 @@ def test_domains_are_columns(tmp_path: Path) -> None:
     assert float(rows["edad"]["device_hours"]) == 3.0  # a domain's, not their sum
 
 
-def test_a_score_that_is_not_there_is_named(tmp_path: Path) -> None:
-    tasks = {"genes": {"kind": "ner", "data": "{suite_dir}/ner", "seeds": 1, "metrics": ["accuracy"]}}
-    with pytest.raises(InputError, match=r"genes/ner.json: holds no accuracy"):
-        compare(["--config", str(write_suite(tmp_path, tasks=tasks)), "--only", "edad"], Stub())
+@pytest.mark.usefixtures("without_plots")
+def test_a_score_that_is_not_there_costs_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = ["entity_f1", "entity_f1_strict"]
+    tasks = {"genes": {"kind": "ner", "data": "{suite_dir}/ner", "seeds": 1, "metrics": metrics}}
+    assert compare(["--config", str(write_suite(tmp_path, tasks=tasks)), "--only", "edad"], Stub()) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"genes: no entity_f1_strict in its results \(\S+/genes/ner.json\)", output)
+    assert _rows(tmp_path / "out/tables/table-entity_f1.csv")["edad"]["genes mean"] == "0.5"
+    assert _rows(tmp_path / "out/tables/table-entity_f1_strict.csv")["edad"]["genes mean"] == ""
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_frozen_teacher_is_one_model(tmp_path: Path) -> None:
+    """The BERT row of table 1: its deviation is that of the fine-tuning, with the suite's seeds."""
+    systems = {
+        "gd": {"train": {"method": "general_distillation"}},
+        "bert": {"model": "{gd}/teacher", "once": True, "stages": []},
+    }
+    stub = Stub()
+    compare(["--config", str(_suite(tmp_path, systems=systems, seeds=[4, 5, 6])), "--only", "bert"], stub)
+    (command,) = [c for c in stub.commands if "evaluation/bert/genes" in " ".join(c)]
+    assert command[-4:] == ["--seeds", "3", "--seed", "4"]
+    row = _rows(tmp_path / "out/tables/table-entity_f1.csv")["bert"]
+    assert (row["genes seeds"], float(row["genes std"])) == ("3", pytest.approx(0.01))
+    for suite in ("table_1", "paper"):
+        file = built_in("1") if suite == "table_1" else ROOT / "benchmarks/suites/paper.yaml"
+        assert load_suite(file).systems["BERT"].once
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_general_text_that_was_not_given_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    systems = {"edad": {"train": {}}, "small": {"train": {"method": "adapt_and_distill"}}}
+    tasks = {"genes": {"kind": "ner", "data": "{suite_dir}/ner", "seeds": 1}}
+    file = write_suite(tmp_path, systems=systems, tasks=tasks)
+    (tmp_path / "general.txt").write_text("text\n")
+    note = "the stage that makes a small general model read the domain's text: small."
+    for flags, noted in (
+        ([], True),
+        (["--train", f"general_corpus={tmp_path}/general.txt", "--overwrite"], False),
+    ):
+        compare(["--config", str(file), *flags], Stub())
+        assert (note in capsys.readouterr().out) == noted
 
 
 def test_pareto_front() -> None:

@@ -244,6 +244,13 @@ def test_ner_command_writes_reuses_and_refuses(plain, ner_data, tmp_path, capsys
     assert evaluate.main(ner_command(plain, ner_data, tmp_path, "--seeds", "2")) == 0
     assert evaluate.main(ner_command(plain, ner_data, tmp_path, "--seeds", "2", "--untrained")) == 2
     assert "holds results with other settings" in capsys.readouterr().err
+    assert evaluate.main(ner_command(plain, ner_data, tmp_path, "--seeds", "1", "--seed", "3")) == 2
+    assert "holds results with other seed" in capsys.readouterr().err
+    assert evaluate.main(ner_command(plain, ner_data, tmp_path, "--seed", "-1")) == 2
+    monkeypatch.undo()
+    assert evaluate.main(ner_command(plain, ner_data, tmp_path / "b", "--seeds", "1", "--seed", "1")) == 0
+    other = json.loads((tmp_path / "b" / "ner.json").read_text())
+    assert (other["seed"], other["seeds"]) == (1, [1])
 
 
 def test_a_kill_between_seeds_loses_no_finished_seed(plain, ner_data, tmp_path, monkeypatch):

@@ -31,6 +31,9 @@ def test_first_seed_settles_the_learning_rate_and_finished_seeds_are_reused():
     task.calls.clear()
     assert [run["seed"] for run in run_seeds(lambda: task, 4, [1e-4, 2e-4], runs)] == [3]
     assert task.calls == [(3, [2e-4])]
+    task.calls.clear()
+    assert [run["seed"] for run in run_seeds(lambda: task, 2, [1e-4, 2e-4], first=5)] == [5, 6]
+    assert task.calls == [(5, [1e-4, 2e-4]), (6, [2e-4])]
     assert list(run_seeds(lambda: pytest.fail("nothing to do"), 3, [1e-4], runs)) == []
 
 
@@ -49,6 +52,10 @@ def test_results_of_other_settings_are_refused(tmp_path):
     assert finished_runs(file, {"a": 1}) == [{"seed": 0}]
     with pytest.raises(InputError, match=r"ner\.json: holds results with other a;.*--overwrite"):
         finished_runs(file, {"a": 2})
+    # Before there was --seed, runs began with 0.
+    assert finished_runs(file, {"a": 1, "seed": 0}) == [{"seed": 0}]
+    with pytest.raises(InputError, match="holds results with other seed"):
+        finished_runs(file, {"a": 1, "seed": 2})
     file.write_text("{")
     with pytest.raises(InputError, match="not a result of this program"):
         finished_runs(file, {"a": 1})

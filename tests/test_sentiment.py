@@ -117,6 +117,10 @@ def test_command_fine_tunes_and_reuses_finished_seeds(folder: Path, tmp_path: Pa
     assert two["accuracy"]["mean"] == pytest.approx(np.mean(scores))
     assert two["accuracy"]["std"] == pytest.approx(np.std(scores, ddof=1))
     assert "2 epochs" in (tmp_path / "sentiment.md").read_text()
+    assert main([*arguments, "--seeds", "1", "--seed", "1"]) == 2  # other runs than these
+    assert main([*arguments, "--seeds", "1", "--seed", "1", "--overwrite"]) == 0
+    later = json.loads((tmp_path / "sentiment.json").read_text())
+    assert (later["seed"], later["seeds"]) == (1, [1])
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import yaml
 from safetensors.torch import save_file
 
 from edad_fast.comparison.children import Ended
+from edad_fast.comparison.command import compare
 
 # Device hours of the stages of each method, times 1 + seed.
 HOURS = {
     "edad": {"edad": 2.0},
     "adapt_then_distill": {"adapt": 1.5, "distil": 1.0},
     "general_distillation": {"distil": 1.0},
+    "adapt_and_distill": {"adapt": 1.5, "distil": 1.0},
 }
 
 
@@ -101,9 +103,13 @@ class Stub:
     def _evaluate(self, output: Path, command: list[str]) -> None:
         output.mkdir(parents=True, exist_ok=True)
         seeds = int(command[command.index("--seeds") + 1])
+        first = int(command[command.index("--seed") + 1]) if "--seed" in command else 0
         score = self.score(command[command.index("--model") + 1], output.name)
         runs = [
-            {"seed": i, "test": {"entity_f1": score + i / 100, "token_macro_f1": score + i / 100 + 0.1}}
+            {
+                "seed": first + i,
+                "test": {"entity_f1": score + i / 100, "token_macro_f1": score + i / 100 + 0.1},
+            }
             for i in range(seeds)
         ]
         means = {
@@ -111,3 +117,9 @@ class Stub:
             for key in ("entity_f1", "token_macro_f1")
         }
         (output / "ner.json").write_text(json.dumps({**means, "runs": runs}))
+
+
+def start(file: Path, *flags: str, **stub: Any) -> tuple[int, Stub]:
+    """Run the comparison of a suite file with a `Stub` of these arguments; its status, and the stub."""
+    execute = Stub(**stub)
+    return compare(["--config", str(file), *flags], execute), execute

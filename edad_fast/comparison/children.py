@@ -17,6 +17,7 @@ from ..training.signals import StopRequest
 
 _GRACE_SECONDS = 180.0  # for a step and a checkpoint
 _SHOW_SECONDS = 10.0
+_LINE = 1000  # characters shown of a line
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -81,7 +82,7 @@ def run_child(
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; an error line before any other."""
+    """The last line of a log that says something, up to a word's end; an error line before any other."""
     if not log.is_file():
         return ""
     with log.open("rb") as stream:
@@ -89,7 +90,10 @@ def last_line(log: Path) -> str:
         text = stream.read().decode("utf-8", errors="replace").replace("\r", "\n")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines[-3:] if line.startswith("error: ")]
-    return (errors or lines or [""])[-1][:300]
+    line = (errors or lines or [""])[-1]
+    if len(line) <= _LINE:
+        return line
+    return f"{line[:_LINE].rpartition(' ')[0] or line[:_LINE]} ..."
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,12 +15,13 @@ from ..files import atomic_write
 from ..options import Parser, check_options, suggestion
 from ..report import format_table
 from .children import run_child
-from .plan import Job, Plan, build_plan
+from .inputs import refuse, task_problems
+from .plan import Job, Plan, draft_plan
 from .plots import write_comparison_plots
 from .records import Records
 from .results import collect
-from .runner import Execute, Outcome, check_tasks, locked, run_jobs, time_left
-from .suite import Suite, built_in, built_in_suites, load_suite, with_flags
+from .runner import Execute, Outcome, locked, run_jobs, time_left
+from .suite import Suite, built_in, built_in_suites, load_suite, seed_list, with_flags
 from .tables import build_views, render, write_csv, write_scores
 
 
@@ -34,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="suite file (docs/compare.md)")
     add("--paper_table", metavar="|".join(built_in_suites()), help="a built-in suite instead")
     add("--output_dir", metavar="DIR", help="runs, results, tables, plots (default: the suite's)")
-    add("--seeds", nargs="+", metavar="N", help="seeds of the training runs (default: the suite's)")
+    add("--seeds", nargs="+", metavar="N", help="a part of the suite's seeds, or others")
     add("--teacher", metavar="ID|DIR", help="as of edad_fast.train, for all systems; so the next two")
     add("--corpus", nargs="+", metavar="GLOB", help="domain text")
     add("--max_tokens", metavar="N", help="budget of each stage")
@@ -61,14 +64,19 @@ def compare(arguments: Sequence[str], execute: Execute = run_child) -> int:
         InputError: bad flags, suite or input. Interrupted: after a signal.
     """
     options = build_parser().parse_args(list(arguments))
-    plan = build_plan(_suite(options))
-    jobs = _chosen(plan, options.only)
+    suite = _suite(options)
+    seeds = suite.seeds if options.seeds is None else seed_list(_numbers(options.seeds), "--seeds")
+    # Some of the suite's seeds are a part of it; others are another comparison.
+    if not set(seeds) <= set(suite.seeds):
+        suite = with_flags(suite, seeds=seeds)
+    plan = draft_plan(suite)
+    jobs = _chosen(plan, options.only, seeds)
+    refuse(suite.name, {**plan.problems, **task_problems(list(plan.jobs.values()))})
     if options.dry_run:
         print(_listing(plan, jobs))
         return 0
     if options.max_minutes is not None and options.max_minutes <= 0:
         raise InputError("--max_minutes must be positive")
-    check_tasks(plan, jobs)
     with locked(plan.suite.output_dir) as lock:
         outcome = run_jobs(
             plan,
@@ -84,7 +92,11 @@ def compare(arguments: Sequence[str], execute: Execute = run_child) -> int:
 
 
 def _suite(options: argparse.Namespace) -> Suite:
-    if (options.config is None) == (options.paper_table is None):
+    if options.config is not None and options.paper_table is not None:
+        raise InputError(
+            f"--config {options.config} and --paper_table {options.paper_table} were both given; give one"
+        )
+    if options.config is None and options.paper_table is None:
         raise InputError(f"give --config FILE, or --paper_table {'|'.join(built_in_suites())}")
     suite = load_suite(options.config or built_in(options.paper_table))
     train: dict[str, Any] = {}
@@ -95,25 +107,27 @@ def _suite(options: argparse.Namespace) -> Suite:
         train[name] = yaml.safe_load(value)
     named = {name: getattr(options, name) for name in ("teacher", "corpus", "max_tokens")}
     train |= {name: value for name, value in named.items() if value is not None}
-    seeds = options.seeds
-    if seeds and not all(seed.isascii() and seed.isdecimal() for seed in seeds):
-        raise InputError(f"--seeds {' '.join(seeds)}: give whole numbers")
     return with_flags(
         suite,
         output_dir=options.output_dir,
-        seeds=[int(seed) for seed in seeds] if seeds else None,
         train=check_options(train, "command line"),
         variables={"sentiment": options.sentiment, "data_root": options.data_root},
         ner=options.ner,
     )
 
 
-def _chosen(plan: Plan, only: Sequence[str]) -> list[Job]:
+def _numbers(seeds: Sequence[str]) -> list[int]:
+    if not all(seed.isascii() and seed.isdecimal() for seed in seeds):
+        raise InputError(f"--seeds {' '.join(seeds)}: give whole numbers")
+    return [int(seed) for seed in seeds]
+
+
+def _chosen(plan: Plan, only: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     systems = plan.suite.systems
     for name in only:
         if name not in systems:
             raise InputError(f"--only {name}: no such system{suggestion(name, list(systems))}")
-    ids = plan.of_systems(only or systems)
+    ids = plan.of_systems(only or systems, seeds)
     return [job for job in plan.jobs.values() if job.id in ids]
 
 
@@ -123,10 +137,13 @@ def _listing(plan: Plan, jobs: Sequence[Job]) -> str:
     for job in jobs:
         state, estimate = records.state(job), records.estimate(job)
         minutes = "-" if state == "done" or estimate is None else f"{estimate / 60:.1f}"
-        rows.append([job.id, state, minutes, " ".join(job.command[1:])])
+        rows.append([job.id, state, minutes, shlex.join(job.command)])
     done = sum(row[1] == "done" for row in rows)
     table = format_table(["job", "state", "minutes", "command"], rows)
-    return f"{table}\n{done} of {len(rows)} done, {time_left(records, jobs)}"
+    note = ""
+    if any(job.config and not Path(job.command[-1]).is_file() for job in jobs):
+        note = f"\nThe files under {plan.suite.output_dir}/configs are written when a run begins."
+    return f"{table}\n{done} of {len(rows)} done, {time_left(records, jobs)}{note}"
 
 
 def write_results(plan: Plan, *, show_paper: bool = False) -> str:
@@ -155,6 +172,10 @@ def _ending(plan: Plan, jobs: Sequence[Job], outcome: Outcome) -> str:
         left = time_left(Records(plan), jobs)
         lines.append(f"{done}, {left}: run the same command again")
     elif outcome.failed:
-        lines.append(f"{done}, {len(outcome.failed)} failed:")
-    lines += [f"  {plan.jobs[job].title}: {why}" for job, why in outcome.failed.items()]
+        waiting = sum(map(len, outcome.waiting.values()))
+        lines.append(f"{done}, {len(outcome.failed)} failed" + (f", {waiting} wait:" if waiting else ":"))
+    for job, why in outcome.failed.items():
+        lines.append(f"  {plan.jobs[job].title}: {why}")
+        if job in outcome.waiting:
+            lines.append(f"    jobs that need it and were not started: {len(outcome.waiting[job])}")
     return "\n".join(lines)

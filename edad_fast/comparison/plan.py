@@ -15,13 +15,14 @@ from typing import Any
 
 from ..config import TrainConfig
 from ..config_checks import validate
-from ..corpus import corpus_fingerprint, expand_globs
 from ..errors import InputError
 from ..options import check_options, suggestion
+from .inputs import missing_inputs, refuse, versions
 from .suite import Suite, System, Task
 
 _PLACE = re.compile(r"\{([A-Za-z0-9][\w.-]*)\}")
 VOCABULARY = "vocabulary"
+GENERAL_STAGE = ("distill_then_adapt", "adapt_and_distill")  # methods that may read --general_corpus
 # May change without another result; learning rates may change on resume too, but not in a comparison.
 _NEUTRAL = TrainConfig.FREE - {"learning_rate", "student_learning_rate", "max_grad_norm"}
 
@@ -73,11 +74,12 @@ class Cell:
 
 @dataclass
 class Plan:
-    """Jobs in order, by id, and what they are for."""
+    """Jobs in order, by id, and what they are for; `problems`: what is missing or wrong -> where first."""
 
     suite: Suite
     jobs: dict[str, Job] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
 
     def needed(self, ids: Iterable[str]) -> set[str]:
         """`ids` and all jobs that they build on."""
@@ -89,10 +91,15 @@ class Plan:
                 todo += self.jobs[job].needs
         return found
 
-    def of_systems(self, names: Iterable[str]) -> set[str]:
-        """The jobs of these systems and all that they build on."""
-        wanted = set(names)
-        return self.needed(job.id for job in self.jobs.values() if job.system in wanted)
+    def of_systems(self, names: Iterable[str], seeds: Iterable[int]) -> set[str]:
+        """The jobs of these systems with these seeds, and all that they build on."""
+        wanted, among = set(names), set(seeds)
+        return self.needed(
+            job
+            for cell in self.cells
+            if cell.system in wanted and cell.seed in among
+            for job in (*cell.tasks.values(), *(r for r in cell.runs if self.jobs[r].system == cell.system))
+        )
 
 
 def is_once(system: System, suite: Suite) -> bool:
@@ -103,11 +110,24 @@ def is_once(system: System, suite: Suite) -> bool:
 
 
 def build_plan(suite: Suite) -> Plan:
-    """All jobs of `suite`, those of the first seed first; nothing is started or written.
+    """The plan of `draft_plan`, without problems.
 
     Raises:
-        InputError: an unknown `{name}` or one without a value, systems that need each other, options of
-            edad_fast.train that cannot go together, or an input file that is not there.
+        InputError: as of `draft_plan`, or a list of all its problems.
+    """
+    plan = draft_plan(suite)
+    refuse(suite.name, plan.problems)
+    return plan
+
+
+def draft_plan(suite: Suite) -> Plan:
+    """All jobs of `suite`, those of the first seed first; nothing is started or written.
+
+    Noted in its `problems`: a `{name}` without a value, options of edad_fast.train that are missing or cannot
+    go together, and inputs that are not there.
+
+    Raises:
+        InputError: an unknown `{name}`, an unknown option, or systems that need each other.
     """
     plan = Plan(suite)
     order = _order(suite)
@@ -169,7 +189,9 @@ class _Filler:
         if name not in self.values:
             raise InputError(f"{where}: {{{name}}} is not defined{suggestion(name, known)}")
         if self.values[name] is None:
-            raise InputError(f"{where}: {{{name}}} has no value; give --{name}")
+            way = f"--{name}" if name in ("sentiment", "data_root") else f"{name} under variables"
+            self._plan.problems.setdefault(f"{{{name}}} has no value; give {way}", where)
+            return f"{{{name}}}"
         return str(self.values[name])
 
 
@@ -187,7 +209,8 @@ def _add_vocabulary(plan: Plan) -> None:
     options = {key: fill(value, where) for key, value in {**shared, **(suite.vocabulary or {})}.items()}
     for name, flag in (("base", "teacher"), ("corpus", "corpus")):
         if not options[name]:
-            raise InputError(f"{where}: --{flag} is missing")
+            plan.problems.setdefault(f"--{flag} is missing", where)
+    _note_missing(plan, options, where)
     folder = suite.output_dir / VOCABULARY
     plan.jobs[VOCABULARY] = Job(
         id=VOCABULARY,
@@ -196,8 +219,13 @@ def _add_vocabulary(plan: Plan) -> None:
         command=(*_module("vocab"), *_flags({**options, "output_dir": str(folder)})),
         folder=folder,
         result=folder / "vocab.txt",
-        parts={"options": options, "inputs": _versions(options.values(), suite.output_dir)},
+        parts={"options": options, "inputs": versions(options.values(), suite.output_dir)},
     )
+
+
+def _note_missing(plan: Plan, options: Mapping[str, Any], where: str) -> None:
+    for problem in missing_inputs(options, plan.suite.output_dir):
+        plan.problems.setdefault(problem, where)
 
 
 def _add_cell(plan: Plan, system: System, domain: str, seed: int) -> None:
@@ -212,7 +240,7 @@ def _add_cell(plan: Plan, system: System, domain: str, seed: int) -> None:
         model = Path(fill(system.model, where))
         needs = tuple(dict.fromkeys(fill.needs))
         if not needs and not model.is_dir():
-            raise InputError(f"{where}: {model}: no such folder")
+            plan.problems.setdefault(f"{model}: no such folder", where)
     below = plan.needed(needs)
     runs = [job for job in plan.jobs if job in below and plan.jobs[job].kind == "train"]
     tasks = {}
@@ -226,7 +254,10 @@ def _add_cell(plan: Plan, system: System, domain: str, seed: int) -> None:
 
 def _training(plan: Plan, system: System, domain: str, seed: int, fill: _Filler, where: str) -> Job:
     suite = plan.suite
-    given = {**suite.train, **(system.train or {})}
+    own = system.train or {}
+    given = {**suite.train, **own}
+    if "general_corpus" not in own and given.get("method") not in GENERAL_STAGE:
+        given.pop("general_corpus", None)  # of all systems, for those that can read it
     needs = []
     if suite.vocabulary is not None and not any(name.startswith("vocab") for name in given):
         given["vocab"] = str(plan.jobs[VOCABULARY].result)
@@ -240,9 +271,12 @@ def _training(plan: Plan, system: System, domain: str, seed: int, fill: _Filler,
     try:
         validate(config)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    if not config.teacher:
-        raise InputError(f"{where}: --teacher is missing")
+        plan.problems.setdefault(str(error), where)
+    reads_text = "labelled" not in given and "target" not in given
+    for option, value in (("teacher", config.teacher), ("corpus", config.corpus or not reads_text)):
+        if not value:
+            plan.problems.setdefault(f"--{option} is missing", where)
+    _note_missing(plan, given, where)
     needs += dict.fromkeys(fill.needs)
     deciding = {name: value for name, value in given.items() if name not in _NEUTRAL}
     return Job(
@@ -255,7 +289,7 @@ def _training(plan: Plan, system: System, domain: str, seed: int, fill: _Filler,
         parts={
             "options": deciding,
             "fingerprint": config.fingerprint(),
-            "inputs": _versions(deciding.values(), suite.output_dir),
+            "inputs": versions(deciding.values(), suite.output_dir),
             "needs": {need: plan.jobs[need].digest for need in needs},
         },
         needs=tuple(needs),
@@ -273,10 +307,14 @@ def _evaluation(
     options = {**task.options, **(system.evaluate.get(task.kind) or {})}
     options = {name: filler(value, f"{where}: {name}") for name, value in options.items()}
     if "data" in options and not options["data"]:
-        raise InputError(f"{where}: no data; give --{task.kind} DIR, or data in the suite")
+        plan.problems.setdefault(f"no data; give --{task.kind} DIR, or data in the suite", where)
+    _note_missing(plan, options, where)
     once = is_once(system, suite)
-    if once and task.kind == "ner":
-        options["seeds"] = len(suite.seeds)
+    if task.kind == "ner" or (task.kind == "sentiment" and options.get("fine_tune")):
+        if once:
+            options["seeds"] = len(suite.seeds)
+        if seed:  # 0 is the default
+            options.setdefault("seed", seed)
     identity = "/".join(
         filter(None, ("evaluation", system.name, domain, "" if once else f"seed-{seed}", task.name))
     )
@@ -295,7 +333,7 @@ def _evaluation(
         result=folder / f"{task.kind}.json",
         parts={
             "options": {"model": str(model), **options},
-            "inputs": _versions([str(model), *options.values()], suite.output_dir),
+            "inputs": versions([str(model), *options.values()], suite.output_dir),
             "needs": {need: plan.jobs[need].digest for need in needs},
         },
         needs=needs,
@@ -316,35 +354,3 @@ def _flags(options: Mapping[str, Any]) -> list[str]:
         elif value is not None and value is not False:
             flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return flags
-
-
-def _versions(values: Iterable[Any], output_dir: Path) -> dict[str, str]:
-    """Hash of the content of every file, folder or glob among `values`, but for what the suite makes.
-
-    Raises:
-        InputError: a glob matches nothing, or a file cannot be read.
-    """
-    found = {}
-    for value in values:
-        for item in value if isinstance(value, list) else [value]:
-            if not isinstance(item, str) or not item or Path(item).is_relative_to(output_dir):
-                continue
-            path = Path(item)
-            if path.is_dir():
-                files = sorted(
-                    file
-                    for file in path.rglob("*")
-                    # An evaluation is written into the folder of a model, and into its card.
-                    if file.is_file()
-                    and file.name != "README.md"
-                    and "evaluation" not in file.relative_to(path).parts
-                )
-            elif path.is_file():
-                files = [path]
-            elif any(mark in item for mark in "*?["):
-                files = [Path(file) for file in expand_globs([item])]
-            else:
-                continue
-            content = json.dumps(corpus_fingerprint(files), sort_keys=True)
-            found[item] = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-    return found

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from ..files import atomic_write, write_json
-from .plan import Job, Plan
+from .plan import Job, Plan, is_once
 
+_SEED_BY_SEED = ("ner", "sentiment")  # go on after their finished seeds, as trainings do from checkpoints
 State = Literal["done", "started", "changed", "new"]
 
 
@@ -53,25 +54,37 @@ class Records:
         record = self.read(job.id)
         if not record:
             return "new"
-        if record["parts"] != job.parts:
+        more_seeds = self._more_seeds(job, record["parts"])
+        if more_seeds is None:
             return "changed"
         below = {need: self.read(need).get("finished") for need in job.needs}
         if record.get("finished") is None:
             return "started"
         if None in below.values() or record.get("needs") != below or not job.result.is_file():
             return "new"  # what it was made from was made again, or its result was removed
-        return "done"
+        return "started" if more_seeds > 0 else "done"
+
+    def _more_seeds(self, job: Job, old: dict[str, Any]) -> int | None:
+        """How many fine-tuning seeds `job` has more than `old` parts; None if they differ in other things.
+
+        For one model fewer are no difference: its seeds are taken one by one.
+        """
+        if old == job.parts:
+            return 0
+        before, after = dict(old.get("options", {})), dict(job.parts["options"])
+        more = int(after.pop("seeds", 3)) - int(before.pop("seeds", 3))
+        alike = {**old, "options": before} == {**job.parts, "options": after}
+        if job.kind not in _SEED_BY_SEED or not alike:
+            return None
+        suite = self._plan.suite
+        return more if more > 0 or is_once(suite.systems[job.system], suite) else None
 
     def differences(self, job: Job) -> list[str]:
-        """In words, what differs between the record's parts and the job's."""
+        """In words, which options and files differ between the record's parts and the job's."""
         found = []
         old, new = self.read(job.id)["parts"], job.parts
-        for part in sorted(set(old) | set(new)):
-            before, after = old.get(part), new.get(part)
-            if not isinstance(before, dict) or not isinstance(after, dict):
-                if before != after:
-                    found.append(part)
-                continue
+        for part in ("options", "inputs"):  # the other parts follow from these, and from jobs below
+            before, after = old.get(part, {}), new.get(part, {})
             for name in sorted(set(before) | set(after)):
                 if before.get(name) == after.get(name):
                     continue
@@ -87,8 +100,7 @@ class Records:
         A folder without a record is not this comparison's, and is left as it is.
         """
         record, state = self.read(job.id), self.state(job)
-        # Trainings have checkpoints, and ner goes on after its finished seeds.
-        goes_on = state == "started" and job.kind in ("train", "ner")
+        goes_on = state == "started" and job.kind in ("train", *_SEED_BY_SEED)
         if record and not goes_on:
             shutil.rmtree(job.folder, ignore_errors=True)
         if job.config:

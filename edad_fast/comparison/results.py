@@ -25,6 +25,7 @@ class Figures:
         hours: device hours by (domain, seed), of all trainings it comes from.
         devices: their names.
         scores: by (metric, task, domain), by seed.
+        missing: (metric, task, domain) that finished results do not hold -> the file.
         curves: metrics.jsonl of the first finished training of its own.
     """
 
@@ -32,6 +33,7 @@ class Figures:
     hours: dict[tuple[str, int], float] = field(default_factory=dict)
     devices: set[str] = field(default_factory=set)
     scores: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
+    missing: dict[tuple[str, str, str], Path] = field(default_factory=dict)
     curves: Path | None = None
 
     @property
@@ -44,7 +46,7 @@ def collect(plan: Plan) -> dict[str, Figures]:
     """Read the results of all finished jobs of `plan`, by system; those not done are left out.
 
     Raises:
-        InputError: a result lacks a score that the suite asks for.
+        InputError: a result cannot be read.
     """
     records = Records(plan)
     done = {job.id for job in plan.jobs.values() if records.state(job) == "done"}
@@ -82,22 +84,27 @@ def _add_costs(plan: Plan, cell: Cell, figures: Figures) -> None:
 def _add_scores(plan: Plan, cell: Cell, task: Task, file: Path, figures: Figures) -> None:
     result = _read(file)
     for metric in task.metrics:
-        values = figures.scores.setdefault((metric, task.name, cell.domain), {})
+        key = (metric, task.name, cell.domain)
+        values = figures.scores.setdefault(key, {})
+        found: dict[int, float | None] = {}
         if is_once(plan.suite.systems[cell.system], plan.suite) and isinstance(result.get("runs"), list):
             for seed, run in zip(plan.suite.seeds, result["runs"], strict=False):
-                values[seed] = _score(run["test"], metric, file)
+                found[seed] = _score(run["test"], metric)
         else:
-            values[cell.seed] = _score(result, metric, file)
+            found[cell.seed] = _score(result, metric)
+        values.update({seed: value for seed, value in found.items() if value is not None})
+        if None in found.values():
+            figures.missing[key] = file
 
 
-def _score(result: Any, metric: str, file: Path) -> float:
+def _score(result: Any, metric: str) -> float | None:
     value = result
     for key in metric.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, dict):
         value = value.get("mean")
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise InputError(f"{file}: holds no {metric}; give the task other metrics")
+        return None
     return float(value)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +16,10 @@ from typing import Protocol
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..options import suggestion
 from ..training import Interrupted
 from ..training.signals import StopRequest, stop_on_signal
 from .children import Ended, last_line, run_child
-from .plan import VOCABULARY, Job, Plan
+from .plan import Job, Plan
 from .records import Records
 
 _LOCK_SECONDS = 60.0  # a run that an earlier process left saves its checkpoint in that time
@@ -45,11 +43,17 @@ class Execute(Protocol):
 
 @dataclass
 class Outcome:
-    """What came of a plan: ids done, and why others failed. `out_of_time`: --max_minutes ended it."""
+    """What came of a plan.
+
+    Attributes:
+        done: ids. failed: why, by id. waiting: ids not started, by the failed job that they need.
+        out_of_time: --max_minutes ended it.
+    """
 
     total: int
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, list[str]] = field(default_factory=dict)
     out_of_time: bool = False
 
 
@@ -96,7 +100,8 @@ def run_jobs(
 
     Args:
         overwrite: do jobs again whose result was made from other options or files.
-        max_seconds: start nothing afterwards, and have the running child save and stop.
+        max_seconds: start nothing afterwards, and have the running child save and stop. A job that saves
+            nothing on the way is begun only if it fits, but as the first of a call it runs to its end.
 
     Raises:
         InputError: results made from other options or files, without `overwrite`; nothing is started then.
@@ -109,13 +114,15 @@ def run_jobs(
     begin = time.monotonic()
     deadline = None if max_seconds is None else begin + max_seconds
     fresh = True
+    root_of: dict[str, str] = {}  # job that failed or waits -> the failed one
     with stop_on_signal() as request:
         for number, job in enumerate(jobs):
             if records.state(job) == "done":
                 outcome.done.append(job.id)
                 continue
-            if broken := [need for need in job.needs if need in outcome.failed]:
-                outcome.failed[job.id] = f"needs {broken[0]}, which failed"
+            if broken := [root for need in job.needs if (root := root_of.get(need))]:
+                root_of[job.id] = broken[0]
+                outcome.waiting.setdefault(broken[0], []).append(job.id)
                 continue
             estimate = records.estimate(job)
             if deadline is not None and not fresh and not _fits(job, estimate, deadline - time.monotonic()):
@@ -125,7 +132,13 @@ def run_jobs(
             about = "" if estimate is None else f", about {tqdm.format_interval(estimate)}"
             say(f"[{number + 1}/{len(jobs)}] {job.title}{about}; {left}")
             before = _progress(job)
-            ended, seconds = _attempt(plan, records, job, execute, request, deadline, lock)
+            until = deadline
+            if deadline is not None and fresh and job.kind != "train":
+                until = None  # it would begin anew, and never end
+                if estimate is None or not _fits(job, estimate, deadline - time.monotonic()):
+                    long = about or ", time not known yet"
+                    say(f"    only trainings are cut: this one runs to its end whatever --max_minutes{long}")
+            ended, seconds = _attempt(plan, records, job, execute, request, until, lock)
             log = log_of(plan, job)
             if ended.status == 0 and job.result.is_file():
                 records.finish(job, seconds)
@@ -143,6 +156,8 @@ def run_jobs(
             else:
                 outcome.failed[job.id] = f"{_why(ended, job, log)} (log: {log})"
                 say(f"    failed: {outcome.failed[job.id]}")
+            if job.id in outcome.failed:
+                root_of[job.id] = job.id
             fresh = False
             if request.signum is not None:
                 break
@@ -193,11 +208,11 @@ def time_left(records: Records, jobs: Sequence[Job]) -> str:
 def _refuse_changed(records: Records, jobs: Sequence[Job]) -> None:
     changed = [job for job in jobs if records.state(job) == "changed"]
     if changed:
-        what = "; ".join(records.differences(changed[0])) or "other parts"
-        others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        what = dict.fromkeys(text for job in changed for text in records.differences(job))
+        names = "; ".join(what) or "defaults of edad_fast.train"
         raise InputError(
-            f"{changed[0].folder}: was made otherwise: {what}{others}. Give --overwrite to do it again, or "
-            "another --output_dir"
+            f"{changed[0].folder}: was made otherwise: {names}. That is {len(changed)} of {len(jobs)} jobs "
+            "to do again: give --overwrite for it, or another --output_dir"
         )
 
 
@@ -227,28 +242,3 @@ def _tidy(plan: Plan, job: Job) -> None:
     if job.kind == "train" and not plan.suite.keep_checkpoints:
         for name in ("checkpoints", "shards"):
             shutil.rmtree(job.folder / name, ignore_errors=True)
-
-
-def check_tasks(plan: Plan, jobs: Sequence[Job]) -> None:
-    """Ask edad_fast.evaluate for the flags of its tasks, so that a wrong one costs no training.
-
-    Raises:
-        InputError: no such task or flag.
-    """
-    helps: dict[tuple[str, ...], set[str]] = {}
-    for job in jobs:
-        if job.kind in ("train", VOCABULARY):  # the first was checked, the second comes first
-            continue
-        program = job.command[:4]
-        if program not in helps:
-            asked = subprocess.run([*program, "--help"], capture_output=True, text=True, check=False)
-            if asked.returncode:
-                raise InputError(
-                    f"{job.title}: edad_fast.evaluate has no task {job.kind!r}: {asked.stderr.strip()}"
-                )
-            words = asked.stdout.replace("[", " ").replace("]", " ").replace(",", " ").split()
-            helps[program] = {word for word in words if word.startswith("--")}
-        for flag in job.command:
-            if flag.startswith("--") and flag not in helps[program]:
-                near = suggestion(flag, sorted(helps[program]))
-                raise InputError(f"{job.title}: unknown option {flag.removeprefix('--')!r}{near}")

@@ -22,6 +22,17 @@ METRICS = {
     "mlm": ("loss",),
     "speed": ("gain.parameters", "gain.sentences_per_second"),
 }
+# All that a result holds of the built-in kinds; `per_type.NAME.f1` of ner too.
+_KNOWN = {
+    "ner": (*METRICS["ner"], "entity_f1_strict", "precision", "recall"),
+    "sentiment": (*METRICS["sentiment"], "macro_f1"),
+    "mlm": (*METRICS["mlm"], "perplexity"),
+    "speed": tuple(
+        f"{part}.{name}"
+        for part in ("gain", "student", "teacher")
+        for name in ("parameters", "sentences_per_second", "latency_ms", "weight_bytes")
+    ),
+}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _T = TypeVar("_T")
 
@@ -237,15 +248,27 @@ def _task(name: Any, value: Any, where: str) -> Task:
         raise InputError(f"{where}: give kind: the task of edad_fast.evaluate ({', '.join(METRICS)})")
     metrics = values.pop("metrics", METRICS.get(kind))
     if not metrics:
+        near = suggestion(kind, list(METRICS))
+        if near:
+            raise InputError(f"{where}: kind: unknown task {kind!r}{near}")
         raise InputError(f"{where}: give metrics: the scores to show, as {kind}.json names them")
+    metrics = convert("metrics", list(metrics) if isinstance(metrics, tuple) else metrics, list[str], where)
+    for metric in metrics:
+        if (
+            kind in _KNOWN
+            and metric not in _KNOWN[kind]
+            and not (kind == "ner" and metric[:9] == "per_type.")
+        ):
+            raise InputError(
+                f"{where}: unknown metric {metric!r} of {kind}; known: {', '.join(_KNOWN[kind])}"
+                f"{suggestion(metric, _KNOWN[kind])}"
+            )
     for option in ("model", "output_dir", "overwrite"):
         if option in values:
             raise InputError(f"{where}: {option} is set by the comparison; leave it out")
     if not _NAME.fullmatch(str(name)):
         raise InputError(f"{where}: {name!r} is no name; use letters, digits, '_', '-' and '.'")
-    return Task(
-        name=str(name), kind=kind, options=values, metrics=convert("metrics", list(metrics), list[str], where)
-    )
+    return Task(name=str(name), kind=kind, options=values, metrics=metrics)
 
 
 def _table(name: Any, value: Any, where: str) -> Table:

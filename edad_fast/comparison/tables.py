@@ -13,7 +13,7 @@ import yaml
 
 from ..files import atomic_write
 from ..report.tables import format_table, mean_std, number
-from .plan import Plan, is_once
+from .plan import GENERAL_STAGE, Plan, is_once
 from .results import Figures
 from .significance import PairedTest, paired_test
 from .suite import Table
@@ -76,7 +76,8 @@ def build_views(plan: Plan, figures: dict[str, Figures]) -> list[View]:
                 for domain in plan.suite.domains or ("",)
             ]
             rows = _rows(table, metric, columns, figures)
-            if any(found for row in rows for found in row.scores.values()):
+            missing = any((metric, *column) in row.figures.missing for row in rows for column in columns)
+            if missing or any(found for row in rows for found in row.scores.values()):
                 views.append(View(table, metric, columns, rows))
     return views
 
@@ -190,11 +191,37 @@ def _notes(view: View, plan: Plan, compared: bool, mixed: bool) -> list[str]:
     ]
     if partial:
         notes.append(f"Not all seeds are done: {'; '.join(partial)}.")
+    missing = {
+        (view.metric, *column): file
+        for row in view.rows
+        for column in view.columns
+        if (file := row.figures.missing.get((view.metric, *column)))
+    }
+    notes += [
+        f"{task} {domain}".strip() + f": no {metric} in its results ({file}); give the task other metrics."
+        for (metric, task, domain), file in missing.items()
+    ]
+    if general := _without_general_text(view, plan):
+        notes.append(
+            "No general_corpus was given: the stage that makes a small general model read the domain's text: "
+            f"{'; '.join(general)}."
+        )
     if mixed:
         notes.append("Hours were measured on DIFFERENT DEVICES; ratios are given within one device only.")
     elif view.devices:
         notes.append(f"Device: {next(iter(view.devices))}.")
     return notes
+
+
+def _without_general_text(view: View, plan: Plan) -> list[str]:
+    """Labels of the rows whose own training has a general stage and no text for it."""
+    runs = {job.system: job.parts["options"] for job in plan.jobs.values() if job.kind == "train"}
+    options = {row.system: runs.get(row.system, {}) for row in view.rows}
+    return [
+        plan.suite.systems[name].label
+        for name, given in options.items()
+        if given.get("method") in GENERAL_STAGE and not given.get("general_corpus")
+    ]
 
 
 def _is_once_row(plan: Plan, row: Row) -> bool:

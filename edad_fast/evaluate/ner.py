@@ -43,8 +43,9 @@ def add_parser(tasks: Subparsers, common: argparse.ArgumentParser) -> None:
         "--save_model", type=Path, help="keep the fine-tuned model that is best on devel in this directory"
     )
     parser.add_argument(
-        "--seeds", type=int, default=3, help="number of runs, with seeds 0, 1, ... (default 3)"
+        "--seeds", type=int, default=3, help="number of runs, with seeds N, N + 1, ... (default 3)"
     )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (default 0)")
     parser.add_argument(
         "--protocol",
         choices=("standard", "exbert"),
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.seeds < 1:
         raise InputError("--seeds must be at least 1")
+    if args.seed < 0:
+        raise InputError("--seed must be at least 0")
     device, precision = prepare_device(args)
     settings = NerSettings.of_protocol(
         args.protocol,
@@ -101,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
     name = f"ner-{title}" + ("-untrained" if args.untrained else "")
     output = args.output_dir or args.model / "evaluation" / name
     inputs = {
+        "seed": args.seed,
         "settings": json.loads(json.dumps(asdict(settings))),
         "model_fingerprint": fingerprint(model_files(args.model)),
         "data_fingerprint": fingerprint(files) if files else _fingerprint_of_rows(data),
@@ -139,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
 
     # Opened before the work, so that a folder that cannot be written costs no hour.
     output.mkdir(parents=True, exist_ok=True)
-    for run in run_seeds(task, args.seeds, settings.learning_rates, runs):
+    for run in run_seeds(task, args.seeds, settings.learning_rates, runs, first=args.seed):
         if args.save_model and _devel_f1(run) > max(map(_devel_f1, runs), default=-1.0):
             # Before the result, so that a kill in between costs a run again and not the model.
             with save_token_classifier(

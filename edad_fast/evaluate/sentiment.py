@@ -34,6 +34,9 @@ def add_parser(tasks: Subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--fine_tune", action="store_true", help="train on train, choose on devel")
     parser.add_argument("--split", choices=("devel", "test"), default="test", help="to score as it is")
     parser.add_argument("--seeds", type=int, default=3, help="runs with --fine_tune (default 3)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="first seed of --fine_tune (default 0)"
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument(
         "--learning_rate",
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.seeds < 1:
         raise InputError("--seeds must be at least 1")
+    if args.seed < 0:
+        raise InputError("--seed must be at least 0")
     device, precision = prepare_device(args)
     settings = SentimentSettings(
         epochs=args.epochs,
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         "data_fingerprint": data.fingerprint,
     }
     if args.fine_tune:
-        _fine_tune(args, settings, data, inputs, device)
+        _fine_tune(args, settings, data, {"seed": args.seed, **inputs}, device)
         return
     labels = classifier_labels(args.model)
     if not labels or args.untrained:
@@ -158,7 +163,7 @@ def _fine_tune(
     output.mkdir(
         parents=True, exist_ok=True
     )  # before the work: a folder that cannot be written costs no hour
-    for run in run_seeds(task, args.seeds, settings.learning_rates, runs):
+    for run in run_seeds(task, args.seeds, settings.learning_rates, runs, first=args.seed):
         runs = sorted([*runs, run], key=lambda item: item["seed"])
         save()
     result = save()

@@ -32,7 +32,8 @@ def earlier_result(file: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | No
     if not file.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        # Results of earlier versions have no seed: they began with 0.
+        found: dict[str, Any] = {"seed": 0, **json.loads(file.read_text(encoding="utf-8"))}
         different = [key for key, value in inputs.items() if found[key] != value]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise _foreign(file) from error
@@ -63,13 +64,15 @@ def run_seeds(
     seeds: int,
     learning_rates: Sequence[float],
     finished: Sequence[dict[str, Any]] = (),
+    *,
+    first: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Fine-tune with seeds 0 ... seeds - 1 apart from those `finished`; yield each run when it is done.
+    """Fine-tune with seeds first ... first + seeds - 1 but those `finished`; yield each run when it is done.
 
-    Seed 0 tries all `learning_rates` and its choice on devel holds for the others. Progress and the remaining
-    time go to stderr. `task` is called only if there is something to do.
+    The first seed tries all `learning_rates` and its choice on devel holds for the others. Progress and the
+    remaining time go to stderr. `task` is called only if there is something to do.
     """
-    todo = [seed for seed in range(seeds) if seed not in {run["seed"] for run in finished}]
+    todo = [seed for seed in range(first, first + seeds) if seed not in {run["seed"] for run in finished}]
     if not todo:
         return
     ready = task()
