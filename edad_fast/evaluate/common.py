@@ -80,3 +80,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_seeds(args: argparse.Namespace) -> None:
+    """Raise InputError unless --seeds and --seed can be."""
+    if args.seeds < 1:
+        raise InputError("--seeds must be at least 1")
+    if args.seed < 0:
+        raise InputError("--seed must be at least 0")

@@ -15,7 +15,7 @@ from ..files import write_json
 from ..report import record_evaluation
 from ..report.tables import format_table, mean_std
 from ..tasks.ner_schemes import SCHEMES
-from .common import Subparsers, fingerprint, model_files, prepare_device, write_text
+from .common import Subparsers, check_seeds, fingerprint, model_files, prepare_device, write_text
 
 if TYPE_CHECKING:
     from ..tasks.ner_data import NerData
@@ -78,10 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from ..tasks.ner_runs import finished_runs, run_seeds, summarise
     from ..vocabulary import load_tokenizer
 
-    if args.seeds < 1:
-        raise InputError("--seeds must be at least 1")
-    if args.seed < 0:
-        raise InputError("--seed must be at least 0")
+    check_seeds(args)
     device, precision = prepare_device(args)
     settings = NerSettings.of_protocol(
         args.protocol,

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files import write_json
 from ..report import record_evaluation
 from ..report.tables import format_table, mean_std
-from .common import Subparsers, fingerprint, finish, model_files, prepare_device, write_text
+from .common import Subparsers, check_seeds, fingerprint, finish, model_files, prepare_device, write_text
 
 _TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
@@ -57,10 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from ..tasks.labelled_text import load_texts
     from ..tasks.sentiment import SentimentSettings
 
-    if args.seeds < 1:
-        raise InputError("--seeds must be at least 1")
-    if args.seed < 0:
-        raise InputError("--seed must be at least 0")
+    check_seeds(args)
     device, precision = prepare_device(args)
     settings = SentimentSettings(
         epochs=args.epochs,

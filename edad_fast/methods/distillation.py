@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Reads:
 NOTHING = Reads()
 
 
-class Distillation(nn.Module):
+class Distillation(nn.Module, ABC):
     """L_DT between two encoder outputs, scaled to a micro-batch's share of its optimiser step.
 
     Attributes:
@@ -51,6 +52,7 @@ class Distillation(nn.Module):
     masked = False
     through_layers = True
 
+    @abstractmethod
     def forward(
         self,
         student: EncoderOutput,
@@ -64,4 +66,3 @@ class Distillation(nn.Module):
             student, teacher: what `of_student` and `of_teacher` ask for; the teacher's is cut from the graph.
             models: student and teacher as they compute, for a loss that reads their MLM heads.
         """
-        raise NotImplementedError

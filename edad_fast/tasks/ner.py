@@ -255,9 +255,6 @@ class NerTask:
             progress=progress,
         )
 
-    def _devel_f1(self, model: nn.Module) -> float:
-        return float(score_tags(self.splits["devel"].gold, self.predict(model, "devel"))["entity_f1"])
-
     @torch.inference_mode()
     def predict(self, model: nn.Module, split: str) -> list[list[str]]:
         """Tags for every word of `split`, in the order of the data; words without a piece are "O"."""
