@@ -1,7 +1,8 @@
 """The registered operators: what torch.compile and CUDA graphs see of the losses.
 
 `edad_fast::distillation` is both layer-to-layer losses over all matched layers as one autograd node: forward
-computes the weighted total and, where wanted, the gradients but for their common factor; backward multiplies.
+computes the weighted total and, where wanted, the gradients but for a common factor (1 where a backend has
+multiplied already); backward multiplies.
 Nothing is read back to the host, and no shape depends on data.
 
 The backends are functions of equal form, `attention_terms` and `hidden_terms` (chunked.py has them in plain
@@ -27,6 +28,7 @@ from .common import compute_dtype, count_pairs, saved_dtype, segments_of_lengths
 # Modules of this package with attention_terms or hidden_terms; those of VARLEN take cu_seqlens as they are.
 VARLEN = ("linear_form", "cpu", "triton.attention", "triton.linear_attention", "cuda.attention")
 PIECE = 1 << 16  # elements
+MULTIPLYING = ("cpu",)  # take the factor of the gradients, a number, and write them with it
 WANT_Q, WANT_K, WANT_H, WANT_W, WANT_B = 1, 2, 4, 8, 16
 
 SCHEMA = """(
@@ -74,25 +76,8 @@ def _distillation(
     """Total, means [states + layers], factors [2], half gradients of q, k, hidden states, weights, biases."""
     first = (student_hidden or student_q)[0]
     dtype = _value_dtype(student_q, teacher_q, student_hidden, teacher_hidden)
-    totals, means, factors = [], [], []
-    gradients = [first.new_empty(0) for _ in range(5)]
-    if student_hidden:
-        backend = backend_module(hidden_backend)
-        sums, *computed = backend.hidden_terms(
-            *(student_hidden, teacher_hidden, weights, biases, valid),
-            product=product,
-            want_h=bool(wanted & WANT_H),
-            want_w=bool(wanted & WANT_W),
-            want_b=bool(wanted & WANT_B),
-        )
-        gradients[2:] = _unwanted(computed, wanted, (WANT_H, WANT_W, WANT_B))
-        count = student_hidden[0].shape[0] if valid is None else valid.sum().double()
-        normaliser = _at_least_one(count * weights[0].shape[0])
-        means.append((sums / normaliser).to(dtype))
-        totals.append(means[-1].sum() * hidden_weight)
-        factors.append(_scalar(2 * hidden_weight / normaliser, first))
-    else:
-        factors.append(_scalar(0.0, first))
+    totals, means, gradients = [], [], []
+    factors = first.new_zeros(2, dtype=dtype)
     if student_q:
         if cu_seqlens is not None:
             check_starts(cu_seqlens, student_q[0].shape[2], max_length)
@@ -103,6 +88,16 @@ def _distillation(
             place |= {"cu_seqlens": cu_seqlens, "max_length": max_length}
         elif cu_seqlens is not None:
             segments = segments_of_lengths(cu_seqlens, student_q[0].shape[2])
+        batch, heads, length, _ = student_q[0].shape
+        pairs: int | Tensor = batch * length * length
+        if mode == "valid_pairs":
+            pairs = count_pairs(segments, cu_seqlens, student_q[0])
+        normaliser = _at_least_one(pairs * heads)
+        if name in MULTIPLYING:
+            place["gradient_factor"] = 2 * attention_weight / float(normaliser)
+            factors[1] = 1
+        else:
+            factors[1] = 2 * attention_weight / normaliser
         sums, *computed = backend.attention_terms(
             *(student_q, student_k, teacher_q, teacher_k, segments),
             mode=mode,
@@ -112,30 +107,34 @@ def _distillation(
             want_k=bool(wanted & WANT_K),
             **place,
         )
-        gradients[:2] = _unwanted(computed, wanted, (WANT_Q, WANT_K))
-        batch, heads, length, _ = student_q[0].shape
-        pairs: int | Tensor = batch * length * length
-        if mode == "valid_pairs":
-            pairs = count_pairs(segments, cu_seqlens, student_q[0])
-        normaliser = _at_least_one(pairs * heads)
+        gradients += _unwanted(computed, wanted, (WANT_Q, WANT_K))
         means.append((sums / normaliser).to(dtype))
         totals.append(means[-1].sum() * attention_weight)
-        factors.append(_scalar(2 * attention_weight / normaliser, first))
     else:
-        factors.append(_scalar(0.0, first))
+        gradients += [first.new_empty(0) for _ in range(2)]
+    if student_hidden:
+        backend = backend_module(hidden_backend)
+        sums, *computed = backend.hidden_terms(
+            *(student_hidden, teacher_hidden, weights, biases, valid),
+            product=product,
+            want_h=bool(wanted & WANT_H),
+            want_w=bool(wanted & WANT_W),
+            want_b=bool(wanted & WANT_B),
+        )
+        gradients += _unwanted(computed, wanted, (WANT_H, WANT_W, WANT_B))
+        count = student_hidden[0].shape[0] if valid is None else valid.sum().double()
+        normaliser = _at_least_one(count * weights[0].shape[0])
+        means.insert(0, (sums / normaliser).to(dtype))
+        totals.append(means[0].sum() * hidden_weight)
+        factors[0] = 2 * hidden_weight / normaliser
+    else:
+        gradients += [first.new_empty(0) for _ in range(3)]
     total = totals[0] if len(totals) == 1 else totals[0] + totals[1]
-    return total, torch.cat(means), torch.stack(factors).to(dtype), *gradients
+    return total, means[0] if len(means) == 1 else torch.cat(means), factors, *gradients
 
 
 def _at_least_one(count: int | Tensor) -> int | Tensor:
     return count.clamp(min=1) if isinstance(count, Tensor) else max(1, count)
-
-
-def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
-    """On the device of `like`; a number is filled in there, not copied there."""
-    if isinstance(value, Tensor):
-        return value
-    return torch.full((), value, dtype=torch.float64, device=like.device)
 
 
 def _value_dtype(*lists: Sequence[Tensor]) -> torch.dtype:
@@ -224,11 +223,14 @@ def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype, *, in_place: bo
     A factor without dimensions would first be rounded to bf16. A CPU makes whole fp32 copies where the dtypes
     differ, so there it goes piece by piece.
     """
-    result = gradient if in_place and gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
+    here = in_place and gradient.dtype == dtype
+    real = gradient.is_cpu and type(gradient) is type(factor) is Tensor and not torch.compiler.is_compiling()
+    if here and real and factor.item() == 1:
+        return gradient
+    result = gradient if here else torch.empty_like(gradient, dtype=dtype)
     wide = factor.view(1)
     if not gradient.is_cpu or gradient.dtype == dtype == factor.dtype or torch.compiler.is_compiling():
         return torch.mul(gradient, wide, out=result)
-    real = type(gradient) is type(factor) is Tensor
     if real and gradient.dtype == dtype == torch.bfloat16 and available("cpu"):
         backend_module("cpu").scale(gradient, wide.float(), result)
         return result

@@ -309,17 +309,18 @@ def _fused_losses() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
     }
 
 
+@pytest.mark.parametrize("weight", [1, 3])
 @pytest.mark.parametrize("name", list(_fused_losses()))
-def test_what_backward_writes_in_place_is_used_no_more(name: str) -> None:
+def test_what_backward_writes_in_place_is_used_no_more(name: str, weight: int) -> None:
     loss, leaves = _fused_losses()[name]
-    value = 3 * loss()
+    value = weight * loss()
     first = [g.clone() for g in torch.autograd.grad(value, leaves, retain_graph=True)]
     kept = torch.autograd.grad(value, leaves, retain_graph=True)
     last = torch.autograd.grad(value, leaves)
     for a, b, c in zip(first, kept, last, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
-    value = 3 * loss()
+    value = weight * loss()
     value.backward(retain_graph=True)
     value.backward()
     for leaf, gradient in zip(leaves, first, strict=True):

@@ -42,7 +42,7 @@ _pointer, _long, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, 
 _FUNCTIONS: dict[str, list[Any]] = {
     "edad_fast_attention": [
         *(ctypes.POINTER(_Tensor), _long, _long, _long, _pointer, _pointer, _long, _long),
-        *(_double, _double, _int, _int, _int, _int, _pointer),
+        *(_double, _double, _double, _int, _int, _int, _int, _pointer),
     ],
     "edad_fast_cross_entropy": [
         *(_pointer, _long, _long, _pointer, _pointer, _double, _double, _int, _int, _int, _pointer),
@@ -100,10 +100,11 @@ def attention_terms(
     cu_seqlens: Tensor | None,
     max_length: int,
     algorithm: str,
+    gradient_factor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `chunked.attention_terms`; `algorithm` is "direct" or "linear" (one segment a row).
 
-    With cu_seqlens B is 1.
+    The half gradients come multiplied by `gradient_factor`, rounded once. With cu_seqlens B is 1.
 
     Raises:
         RuntimeError: the library is missing, or memory ran out.
@@ -133,7 +134,8 @@ def attention_terms(
             *(batch, heads, length),
             None if starts is None else starts.data_ptr(),
             None if ids is None else ids.data_ptr(),
-            *(width, teacher_q[0].shape[3], student_scale, teacher_scale, DTYPES[dtype]),
+            *(width, teacher_q[0].shape[3], student_scale, teacher_scale),
+            *(gradient_factor, DTYPES[dtype]),
             *(mode == "tinybert", algorithm == "linear", torch.get_num_threads()),
             sums[layer].data_ptr(),
         )

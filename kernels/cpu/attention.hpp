@@ -27,11 +27,13 @@ struct Options {
   Dtype dtype;
   std::size_t student_width, teacher_width;
   float student_scale, teacher_scale;
+  double gradient_factor;
   bool tinybert, linear;
 };
 
-// Half gradients of the sum of squared score differences are written, the sum is returned. `next` is the head
-// that this thread will probably be given next (null: none): its rows are brought to the cache meanwhile.
+// Half gradients of the sum of squared score differences, times the factor, are written, the sum is returned.
+// `next` is the head that this thread will probably be given next (null: none): its rows are brought to the
+// cache meanwhile.
 using HeadFunction = double (*)(const Head& head, const Head* next, const Options& options);
 
 // bf16 times an fp32 factor, rounded once.

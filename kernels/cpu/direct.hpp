@@ -116,7 +116,7 @@ double direct(const Head& head, const Head* next, const Options& o, const Kept& 
                 0, next->length);
   }
   const Difference difference(o);
-  const float gradient_scale = o.student_scale * difference.unit;
+  const float gradient_scale = static_cast<float>(o.student_scale * difference.unit * o.gradient_factor);
   double total = 0;
   for (std::size_t top = 0; top < queries.count; top += QUERIES) {
     const std::size_t count = std::min(QUERIES, queries.count - top), filled = padded(count, PANEL);

@@ -32,8 +32,8 @@ struct EdadFastTensor {
 int edad_fast_attention(const EdadFastTensor* tensors, std::int64_t sequences, std::int64_t heads,
                         std::int64_t length, const std::int32_t* starts, const std::int32_t* segments,
                         std::int64_t student_width, std::int64_t teacher_width, double student_scale,
-                        double teacher_scale, int dtype, int tinybert, int linear, int threads,
-                        double* sums) {
+                        double teacher_scale, double gradient_factor, int dtype, int tinybert, int linear,
+                        int threads, double* sums) {
   const edad_fast::HeadFunction function = EDAD_FAST_BEST(functions).attention_head;
   const auto kind = static_cast<edad_fast::Dtype>(dtype);
   const std::size_t size = kind == edad_fast::Dtype::fp32 ? 4 : 2;
@@ -45,6 +45,7 @@ int edad_fast_attention(const EdadFastTensor* tensors, std::int64_t sequences, s
                                    static_cast<std::size_t>(teacher_width),
                                    static_cast<float>(student_scale),
                                    static_cast<float>(teacher_scale),
+                                   gradient_factor,
                                    tinybert != 0,
                                    linear != 0};
   auto head_of = [&](std::int64_t item) {

@@ -162,6 +162,7 @@ double linear(const Head& head, const Head* next, const Options& o, const Kept& 
     });
   }
   const double a = o.student_scale, b = o.teacher_scale;
+  const auto factor = static_cast<Sum>(o.gradient_factor);
   void* const targets[2] = {head.grad_q, head.grad_k};
   const std::ptrdiff_t strides[2] = {head.grad_q_stride, head.grad_k_stride};
   for (int side = 0; side < 2; ++side) {
@@ -170,7 +171,7 @@ double linear(const Head& head, const Head* next, const Options& o, const Kept& 
     take_columns(grams[1 - side], columns, a, b, matrix);
     const auto gradient = take(scratch.gradient, LINEAR_ROWS, s_width);
     auto finish = [&](std::size_t first, std::size_t count) {
-      store(gradient, *kept[side], first, count, columns.s, Sum{1}, o.dtype, targets[side], strides[side]);
+      store(gradient, *kept[side], first, count, columns.s, factor, o.dtype, targets[side], strides[side]);
     };
     if constexpr (pairs) {
       const auto high = take(scratch.high, width / 2, s_width), low = take(scratch.low, width / 2, s_width);
