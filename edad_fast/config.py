@@ -238,7 +238,7 @@ class TrainConfig:
     )
     student_learning_rate: float = _option(
         None,
-        "peak learning rate of the student; default 5e-4 (on labelled texts 1e-4)",
+        "peak learning rate of the student; default 5e-4 (on labelled texts 3e-4)",
         "optimisation",
     )
     warmup_fraction: float = _option(0.1, "share of the steps with rising learning rate", "optimisation")

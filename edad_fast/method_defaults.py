@@ -6,7 +6,7 @@ from __future__ import annotations
 CLASSIFIER_METHODS = ("fine_tune", "task_distillation", "source_free", "source_free_two_stage", "aad")
 
 _DEFAULTS = {"learning_rate": 1e-4, "student_learning_rate": 5e-4, "dropout": 0.0, "temperature": 1.0}
-_LABELLED = {"learning_rate": 5e-5, "student_learning_rate": 1e-4, "dropout": 0.1}
+_LABELLED = {"learning_rate": 5e-5, "student_learning_rate": 3e-4, "dropout": 0.1}
 _SOURCE_FREE = {**_LABELLED, "learning_rate": 2e-5, "temperature": 2.0}
 _BY_METHOD = {
     "fine_tune": _LABELLED,
