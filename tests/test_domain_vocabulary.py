@@ -12,7 +12,7 @@ from toy_runs import arguments_of, write_inputs
 from toy_vocabulary import SPECIAL, greedy
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, BertForPreTraining
 
-from edad_fast import train
+from edad_fast import train, vocab
 from edad_fast.errors import InputError
 from edad_fast.methods.prepare import build_student, build_teacher, load_data
 from edad_fast.models import load_masked_lm, load_pretraining_model, replace_vocabulary, save_model
@@ -20,6 +20,7 @@ from edad_fast.options import parse_config
 from edad_fast.vocabulary import (
     Learning,
     WordCounts,
+    build_domain_vocabulary,
     learn_domain_vocabulary,
     load_tokenizer,
     read_vocab,
@@ -53,6 +54,22 @@ def test_special_tokens_characters_and_then_pieces_of_the_words() -> None:
         learn_domain_vocabulary(SPECIAL, COUNTS, 12)
     with pytest.raises(InputError, match="more than the corpus supports"):
         learn_domain_vocabulary(SPECIAL, COUNTS, 200)
+
+
+def test_the_command_learns_what_a_run_learns(inputs: Path, tmp_path: Path) -> None:
+    """--scope domain of edad_fast.vocab is --vocab_scope domain of edad_fast.train."""
+    flags = ["--base", str(inputs / "teacher"), "--corpus", str(inputs / "corpus.txt"), "--size", "70"]
+    assert vocab.main([*flags, "--scope", "domain", "--output_dir", str(tmp_path / "domain")]) == 0
+    base = load_tokenizer(inputs / "teacher")
+    expected = build_domain_vocabulary(base, [inputs / "corpus.txt"], size=70).pieces
+    assert read_vocab(tmp_path / "domain/vocab.txt") == expected
+    assert vocabulary_of(load_tokenizer(tmp_path / "domain")) == expected
+    assert expected[:20] != vocabulary_of(base)[:20]
+    report = json.loads((tmp_path / "domain/report.json").read_text())
+    assert report["pieces"]["all"] == 70
+    assert (
+        vocab.main([*flags, "--scope", "domain", "--reuse_unused", "--output_dir", str(tmp_path / "x")]) == 2
+    )
 
 
 def test_the_automatic_size_begins_at_the_characters() -> None:

@@ -174,7 +174,7 @@ def test_candidates_that_no_word_uses_are_topped_up() -> None:
     assert merged.added == ["abcd", "xy"]
     assert merged.passed_over == 3
     with pytest.raises(
-        InputError, match=rf"supports: {len(general) + 2} pieces \({len(general)} general and 2 new\)"
+        InputError, match=rf"supports: {len(general) + 2} pieces \({len(general)} to begin with and 2 new\)"
     ):
         merge_vocabularies(general, ["ab", "abc", "zz", "abcd", "xy"], counts, size=len(general) + 3)
 

@@ -226,7 +226,7 @@ def _too_large(merged: MergedVocabulary, size: int) -> InputError:
     reused = f", {taken} of them [unused] rows with new pieces," if taken else ""
     return InputError(
         f"vocabulary size {size} is more than the corpus supports: {rows} pieces "
-        f"({merged.general_size} general{reused} and {rows - merged.general_size} new); "
+        f"({merged.general_size} to begin with{reused} and {rows - merged.general_size} new); "
         "give at most that, or more text"
     )
 

@@ -16,6 +16,7 @@ from ..files import atomic_write
 from .build import Size, extend_vocabulary, piece_counts
 from .checks import MOST_MIB, check_int, check_threads, parse_rows
 from .counts import WordCounts
+from .domain import learn_domain_vocabulary
 from .fast_tokenizer import FastWordPieceTokenizer
 from .learning import CRITERIA, Learning
 from .normalization import Normalization, check_word_limit
@@ -28,6 +29,7 @@ from .tokenizer import (
     empty_lines,
     load_tokenizer,
     read_vocab,
+    reserved_tokens,
     save_tokenizer,
     vocabulary_of,
 )
@@ -67,7 +69,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--shard_id", type=int, metavar="I", help="--num_shards: which part, from 0 to N - 1")
     add("--output_dir", type=Path, metavar="DIR", help="folder for tokenizer, vocab.txt and report")
     add("--overwrite", action="store_true", help="replace the vocabulary that is in --output_dir")
-    add("--size", metavar="auto|N", help="pieces of the merged vocabulary; auto: by AdaLM's rule")
+    add("--size", metavar="auto|N", help="pieces of the vocabulary; auto: by AdaLM's rule")
+    add(
+        "--scope",
+        choices=("merged", "domain"),
+        default="merged",
+        help="merged: new pieces behind those of the base (default); domain: pieces of the domain alone, with ids "
+        "of their own",
+    )
     add(
         "--criterion",
         default="frequency",
@@ -234,7 +243,14 @@ def _build(options: argparse.Namespace, written: list[str]) -> str:
     base = load_tokenizer(options.base)
     check_word_limit(base)
     general = vocabulary_of(base)
-    if size is not None and (most := learning.max_size if size == "auto" else size) < len(general):
+    domain = options.scope == "domain"
+    if domain and learning.reuse_unused:
+        raise InputError("--reuse_unused goes with --scope merged; a domain vocabulary has no [unusedN] rows")
+    if (
+        size is not None
+        and not domain
+        and (most := learning.max_size if size == "auto" else size) < len(general)
+    ):
         name = "--max_size" if size == "auto" else "--size"
         raise InputError(f"{name} {most} is below the general vocabulary's {len(general)} pieces; give more")
     counts = _count(options, Normalization.of(base))
@@ -245,8 +261,10 @@ def _build(options: argparse.Namespace, written: list[str]) -> str:
         saved = f"{len(counts):,} distinct words, {counts.total_words:,} in all, are in {options.save_counts}"
     if size is None:
         return saved
-    merged = extend_vocabulary(general, counts, size, learning=learning, progress=sys.stderr.isatty())
-    report = describe(merged, counts)
+    learn = learn_domain_vocabulary if domain else extend_vocabulary
+    start = reserved_tokens(base) if domain else general
+    merged = learn(start, counts, size, learning=learning, progress=sys.stderr.isatty())
+    report = describe(merged, counts, general if domain else None)
     with _writing(options.output_dir):
         written.append(f"{options.output_dir} is incomplete")
         save_tokenizer(build_tokenizer(base, merged.pieces), options.output_dir)
