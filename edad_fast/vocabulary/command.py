@@ -74,8 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--scope",
         choices=("merged", "domain"),
         default="merged",
-        help="merged: new pieces behind those of the base (default); domain: pieces of the domain alone, with ids "
-        "of their own",
+        help="merged: new pieces behind those of the base (default); domain: pieces of the domain alone, "
+        "with ids of their own",
     )
     add(
         "--criterion",
