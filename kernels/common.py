@@ -74,6 +74,8 @@ def saved_dtype(x: Tensor) -> torch.dtype:
 def stacked_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Uninitialised [len(tensors), *shape]; each slice is dense, in the first tensor's memory order."""
     first = tensors[0]
+    if len(tensors) == 1:
+        return torch.empty_like(first, dtype=dtype).unsqueeze(0)
     like = torch.empty_like(first, device="meta")
     strides = (first.numel(), *like.stride())
     return torch.empty_strided((len(tensors), *first.shape), strides, dtype=dtype, device=first.device)

@@ -258,17 +258,20 @@ distillation.register_fake(_fake)
 distillation.register_autograd(_backward, setup_context=_setup_context)
 
 
-def without_wrapping(operator: Callable[..., Any], setup_context: Any, backward: Any) -> Callable[..., Any]:
+def without_wrapping(
+    operator: Callable[..., Any], implementation: Callable[..., Any], setup_context: Any, backward: Any
+) -> Callable[..., Any]:
     """`operator`, called outside torch.compile by a node of its own with the same derivatives.
 
-    Nobody else sees what the node keeps, so that backward may write its result there; and torch's node for
-    operators with lists costs 0.3 ms a call.
+    Nobody else sees what the node keeps, so that backward may write its result there. Torch's node for
+    operators with lists costs 0.3 ms a call, the way through the dispatcher half as much: where nobody
+    looks on, `implementation` is called.
     """
 
     class Node(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
-            output = operator(*inputs)
+            output = (operator if _observed(inputs) else implementation)(*inputs)
             setup_context(ctx, inputs, output)
             ctx.alone = True
             return output
@@ -284,13 +287,24 @@ def without_wrapping(operator: Callable[..., Any], setup_context: Any, backward:
     return call
 
 
+def _observed(inputs: Sequence[Any]) -> bool:
+    """Whether anyone looks on: a tensor of another class, a mode such as a counter of FLOPs, the profiler."""
+    modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    return (
+        modes is None
+        or modes() > 0
+        or getattr(torch.autograd.profiler, "_is_profiler_enabled", True)
+        or any(isinstance(x, Tensor) and type(x) not in (Tensor, torch.nn.Parameter) for x in inputs)
+    )
+
+
 def _lists(lengths: Sequence[int], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     ends = [0, *accumulate(lengths)]
     return [list(tensors[first:last]) for first, last in pairwise(ends)]
 
 
-def _flat_distillation(lengths: Sequence[int], rest: tuple[Any, ...], *tensors: Tensor) -> Any:
-    return distillation(*_lists(lengths, tensors), *rest)
+def _flat(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda lengths, rest, *tensors: function(*_lists(lengths, tensors), *rest)
 
 
 def _flat_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -303,7 +317,7 @@ def _flat_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     return None, None, *(x for found in lists for x in found)
 
 
-_call_flat = without_wrapping(_flat_distillation, _flat_context, _flat_backward)
+_call_flat = without_wrapping(_flat(distillation), _flat(_distillation), _flat_context, _flat_backward)
 
 
 def call_distillation(lists: Sequence[Sequence[Tensor]], *rest: Any) -> tuple[Tensor, ...]:

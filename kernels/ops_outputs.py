@@ -86,7 +86,9 @@ linear_cross_entropy = torch.library.custom_op(
 )
 linear_cross_entropy.register_fake(_cross_entropy_fake)
 linear_cross_entropy.register_autograd(_cross_entropy_backward, setup_context=_cross_entropy_context)
-call_cross_entropy = without_wrapping(linear_cross_entropy, _cross_entropy_context, _cross_entropy_backward)
+call_cross_entropy = without_wrapping(
+    linear_cross_entropy, _cross_entropy, _cross_entropy_context, _cross_entropy_backward
+)
 
 
 def _relation(
@@ -166,6 +168,6 @@ for operator in (relation_kl, logit_kl):
     operator.register_fake(_one_gradient_fake)
     operator.register_autograd(_one_gradient_backward, setup_context=_one_gradient_context)
 call_relation_kl, call_logit_kl = (
-    without_wrapping(operator, _one_gradient_context, _one_gradient_backward)
-    for operator in (relation_kl, logit_kl)
+    without_wrapping(operator, implementation, _one_gradient_context, _one_gradient_backward)
+    for operator, implementation in ((relation_kl, _relation), (logit_kl, _logits))
 )

@@ -325,3 +325,24 @@ def test_what_backward_writes_in_place_is_used_no_more(name: str, weight: int) -
     value.backward()
     for leaf, gradient in zip(leaves, first, strict=True):
         torch.testing.assert_close(leaf.grad, 2 * gradient)
+
+
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        ("distillation", "distillation"),
+        ("cross-entropy", "linear_cross_entropy"),
+        ("logits", "logit_kl"),
+        ("relation", "relation_kl"),
+    ],
+)
+def test_the_profiler_sees_the_operators(name: str, operator: str) -> None:
+    loss, leaves = _fused_losses()[name]
+    plain = loss()
+    expected = torch.autograd.grad(plain, leaves)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        seen = loss()
+        gradients = torch.autograd.grad(seen, leaves)
+    assert any(event.key.endswith(f"::{operator}") for event in profile.key_averages())
+    for found, wanted in zip((seen, *gradients), (plain, *expected), strict=True):
+        assert torch.equal(found, wanted)
