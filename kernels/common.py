@@ -111,20 +111,19 @@ def product_dtype(activation: Tensor, weight: Tensor) -> torch.dtype:
     """
     dtype = torch.promote_types(activation.dtype, weight.dtype)
     device_type = activation.device.type
-    if (
-        dtype != torch.float64
-        and torch.amp.is_autocast_available(device_type)
-        and torch.is_autocast_enabled(device_type)
-    ):
+    if dtype != torch.float64 and _autocasts(device_type) and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
     return dtype if dtype == torch.bfloat16 else torch.promote_types(dtype, torch.float32)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """The losses choose their own precision: autocast would round scores and residuals to bf16."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, enabled=False) if _autocasts(device.type) else nullcontext()
+
+
+def _autocasts(device_type: str) -> bool:
+    """Whether the device knows autocast; what is compiled does, and torch 2.6 cannot compile the question."""
+    return torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
