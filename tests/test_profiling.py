@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from toy_runs import arguments_of, metrics_of, write_inputs
 
 from edad_fast import train
 from edad_fast.config import TrainConfig
+from edad_fast.training import flop_counter
 from edad_fast.training.profiling import StepProfiler
 
 
@@ -62,3 +64,12 @@ def test_the_figures_of_several_processes_are_those_of_process_0(
     text = (tmp_path / "profile-edad.md").read_text(encoding="utf-8")
     for line in ("# One step of stage edad{}\n", "attention{} |", "| TFLOP/s{} |"):
         assert line.format(whose) in text
+
+
+@pytest.mark.parametrize("kernels", [[SDPBackend.FLASH_ATTENTION], [SDPBackend.MATH]])
+def test_attention_is_counted_whatever_computes_it(kernels: list[SDPBackend]) -> None:
+    q, k, v = (torch.randn(2, 3, 8, 4, requires_grad=True) for _ in range(3))
+    with sdpa_kernel(kernels), flop_counter() as counter:
+        torch.nn.functional.scaled_dot_product_attention(q, k, v).sum().backward()
+    product = 2 * 2 * 3 * 8 * 8 * 4
+    assert counter.get_total_flops() == (6 if kernels == [SDPBackend.MATH] else 7) * product  # scores again

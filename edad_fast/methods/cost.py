@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..batches import Batch
-from ..training import Objective, Stage
+from ..training import Objective, Stage, flop_counter
 
 _STATE_BYTES = 4 + 4 + 8  # fp32 weight, its gradient, two AdamW moments
 
@@ -71,7 +70,7 @@ def step_cost(
             kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
         return tensor
 
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         parameters: dict[str, Tensor] = {
             name: torch.nn.Parameter(fake.from_tensor(p), p.requires_grad)

@@ -14,6 +14,7 @@ from .distributed import (
     told_by_main,
     world_size,
 )
+from .flops import flop_counter
 from .ledger import Ledger, StageCost
 from .optimizer import GroupedAdamW, schedule_factor
 from .settings import TrainerSettings
@@ -42,6 +43,7 @@ __all__ = [
     "Trainer",
     "TrainerSettings",
     "World",
+    "flop_counter",
     "is_main_process",
     "join",
     "local_device",

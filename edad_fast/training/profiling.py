@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..files import atomic_write
+from .flops import flop_counter
 
 Result = TypeVar("Result")
 
@@ -91,7 +91,7 @@ class StepProfiler:
                 self._seconds.append(time.perf_counter() - self._began)
             return result
         if number == WARM_UP + TIMED:
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 result = run()
             self._flops = counter.get_total_flops()
             return result
