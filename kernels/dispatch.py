@@ -245,14 +245,24 @@ def _fused(
         max_length,
         mode,
         *scales,
-        attention.weight if attention else 0.0,
-        hidden.weight if hidden else 0.0,
+        _number(attention.weight) if attention else 0.0,
+        _number(hidden.weight) if hidden else 0.0,
         attention_backend,
         hidden_backend,
         product,
         wanted,
     )
     return total, means
+
+
+def _number(weight: float | Tensor) -> float:
+    """Numbers of numpy and of tensors too; no gradient would reach them."""
+    if isinstance(weight, Tensor) and weight.requires_grad:
+        raise ValueError(
+            "a weight that requires a gradient is given, and none would reach it: detach() it, or use "
+            'backend="reference"'
+        )
+    return float(weight)
 
 
 def _check_reverse_mode(attention: AttentionTerm | None, hidden: HiddenTerm | None) -> None:

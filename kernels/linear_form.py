@@ -122,7 +122,7 @@ def _sequence(
                     whole = kept[-1] if kept else piece(*side, place)
                     product = whole.mT @ whole
                     gram = product if gram is None else gram.add_(product)
-                grams.append(torch.zeros(0, dtype=dtype) if gram is None else gram)
+                grams.append(student_q[0].new_zeros(0, dtype=dtype) if gram is None else gram)
             if not at:
                 continue
             total += (grams[0] * grams[1]).sum(dtype=torch.float64)

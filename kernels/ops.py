@@ -34,7 +34,7 @@ WANT_Q, WANT_K, WANT_H, WANT_W, WANT_B = 1, 2, 4, 8, 16
 SCHEMA = """(
     Tensor[] student_q, Tensor[] student_k, Tensor[] teacher_q, Tensor[] teacher_k,
     Tensor[] student_hidden, Tensor[] teacher_hidden, Tensor[] weights, Tensor[] biases,
-    Tensor? segments, Tensor? cu_seqlens, Tensor? valid, int max_length, str mode,
+    Tensor? segments, Tensor? cu_seqlens, Tensor? valid, SymInt max_length, str mode,
     float student_scale, float teacher_scale, float attention_weight, float hidden_weight,
     str attention_backend, str hidden_backend, ScalarType product, int wanted
 ) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"""
@@ -224,7 +224,7 @@ def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype, *, in_place: bo
     differ, so there it goes piece by piece.
     """
     here = in_place and gradient.dtype == dtype
-    real = gradient.is_cpu and type(gradient) is type(factor) is Tensor and not torch.compiler.is_compiling()
+    real = gradient.is_cpu and not torch.compiler.is_compiling() and not _observed((gradient, factor))
     if here and real and factor.item() == 1:
         return gradient
     result = gradient if here else torch.empty_like(gradient, dtype=dtype)
@@ -288,11 +288,12 @@ def without_wrapping(
 
 
 def _observed(inputs: Sequence[Any]) -> bool:
-    """Whether anyone looks on: a tensor of another class, a mode such as a counter of FLOPs, the profiler."""
-    modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    """Whether anyone looks on: a tensor of another class, a mode (FLOP counter, default device), profiler."""
+    modes = (
+        getattr(torch._C, name, None) for name in ("_len_torch_dispatch_stack", "_len_torch_function_stack")
+    )
     return (
-        modes is None
-        or modes() > 0
+        any(mode is None or mode() > 0 for mode in modes)
         or getattr(torch.autograd.profiler, "_is_profiler_enabled", True)
         or any(isinstance(x, Tensor) and type(x) not in (Tensor, torch.nn.Parameter) for x in inputs)
     )

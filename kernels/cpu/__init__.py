@@ -19,6 +19,7 @@ from torch import Tensor
 from ..common import gradient_like, narrow_segments
 
 NAME = "_losses_cpu.so"
+VERSION = 2  # of library.cpp's functions
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -54,7 +55,11 @@ _FUNCTIONS: dict[str, list[Any]] = {
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None where it was not built. EDAD_FAST_CPU_LIBRARY names another file."""
+    """The compiled library; None where it was not built. EDAD_FAST_CPU_LIBRARY names another file.
+
+    Raises:
+        RuntimeError: it was built from other sources, so that its functions take other arguments.
+    """
     import edad_fast
 
     folders = [Path(x) for x in getattr(edad_fast, "__path__", [])]
@@ -62,6 +67,9 @@ def library() -> ctypes.CDLL | None:
     for file in [Path(named)] if named else [folder / NAME for folder in folders]:
         if file.is_file():
             loaded = ctypes.CDLL(str(file))
+            version = getattr(loaded, "edad_fast_cpu_version", None)
+            if version is None or version() != VERSION:
+                raise RuntimeError(f"{file} was built from other sources; build it again: pip install .")
             for name, arguments in _FUNCTIONS.items():
                 function = getattr(loaded, name)
                 function.restype = ctypes.c_int
@@ -120,10 +128,10 @@ def attention_terms(
         batch = starts.shape[0] - 1
     ids = None if segments is None else narrow_segments(segments)
     gradients = [
-        gradient_like(x, cu_seqlens is not None) if want else torch.empty(0)
+        gradient_like(x, cu_seqlens is not None) if want else x[0].new_empty(0)
         for want, x in ((want_q, student_q), (want_k, student_k))
     ]
-    sums = torch.zeros((len(student_q), batch * heads), dtype=torch.float64)
+    sums = student_q[0].new_zeros((len(student_q), batch * heads), dtype=torch.float64)
     for layer, tensors in enumerate(zip(student_q, student_k, teacher_q, teacher_k, strict=True)):
         # One dtype, adjacent elements of a row; `held` keeps what had to be copied.
         held = [x.to(dtype) for x in tensors]

@@ -51,7 +51,7 @@ def cross_entropy_terms(
             raise RuntimeError("not enough memory for the cross-entropy")
 
     def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
-        sums = torch.empty(x.shape[1], dtype=torch.float32)
+        sums = x.new_empty(x.shape[1], dtype=torch.float32)
         loaded.edad_fast_column_sums(
             *(x.data_ptr(), *x.shape, x.dtype == torch.bfloat16, torch.get_num_threads(), sums.data_ptr())
         )

@@ -26,6 +26,9 @@ struct EdadFastTensor {
   std::int64_t batch, head, row;  // strides in elements
 };
 
+// Which functions these are: to be changed with any of their arguments, here and in __init__.py.
+int edad_fast_cpu_version() { return 2; }
+
 // One layer. tensors: student_q, student_k, teacher_q, teacher_k, grad_q, grad_k (the last two may have no
 // data). Sequences are rows of `batch`, or pieces [starts[i], starts[i + 1]) of the only row. Sums, one for
 // each head of each sequence, are written to `sums`. Returns 0, or 1 where memory ran out.
