@@ -135,6 +135,8 @@ def _filled(file: Path, tmp_path: Path) -> Plan:
     inputs = write_suite(tmp_path).parent
     for domain in ("books", "dvd", "electronics", "kitchen"):
         (inputs / domain).mkdir(exist_ok=True)
+    (inputs / "sentiment" / "imdb").mkdir(parents=True, exist_ok=True)
+    (inputs / "sentiment" / "imdb" / "part.csv").write_text("reviews,labels\ngood,1\n")
     train: dict[str, Any] = {"teacher": str(inputs / "teacher")}
     if "sentiment" not in suite.variables:
         train |= {"corpus": [str(inputs / "corpus.txt")], "validation": []}
